@@ -1,0 +1,448 @@
+"""Every setting of a run, documented where it is declared: `--help`, the README and the messages that refuse
+a value are made from this file. Names follow TRL and vLLM where they have one."""
+
+from collections.abc import Iterator
+from types import NoneType
+from typing import Any, Literal, Self, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+MINIMUM_TEMPERATURE = 0.1
+"""It multiplies the gaps between logits by ten: below it all completions of a prompt come out alike."""
+
+MAXIMUM_TEMPERATURE = 2.0
+"""vLLM refuses more."""
+
+
+def remedy(text: str) -> dict[str, Any]:
+    """What to do when a value is refused, for settings where "choose another" would not be enough."""
+    return {"remedy": text}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSettings(Section):
+    """The language model to train."""
+
+    path: str = Field(
+        default="smollm2-135m",
+        min_length=1,
+        description="A Hugging Face hub id, a model folder, a .gguf file, or the bundled model smollm2-135m.",
+    )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16",
+        description="Number format of the weights in the engines and in the forward pass; the optimizer "
+        "keeps float32 master weights either way.",
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run Python code that comes with the model. Only for models whose code you have read.",
+    )
+
+
+class TaskSettings(Section):
+    """What to learn: a built-in task (name), or your own data and reward function (dataset and reward)."""
+
+    name: str | None = Field(
+        default=None, description="A built-in task, for example comparison; `cohort tasks` lists them."
+    )
+    size: int = Field(
+        default=16, ge=1, description="Prompts that a built-in task makes; a data set has its own size."
+    )
+    seed: int | None = Field(
+        default=None, ge=0, description="Seed of a built-in task's prompts; null takes the top-level seed."
+    )
+    few_shot: int = Field(
+        default=0,
+        ge=0,
+        description="Solved examples shown as earlier chat turns before every question of a built-in task; "
+        "none of them is a question of the task.",
+    )
+    dataset: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Your prompts: a .jsonl, .json, .parquet or .csv file, a data set folder, or a hub id, "
+        "with a column `prompt` (text, or chat messages); every other column reaches the reward function. A "
+        "relative path starts at the working directory.",
+    )
+    split: str = Field(
+        default="train", min_length=1, description="Split of the data set; a single file is all one split."
+    )
+    reward: str | None = Field(
+        default=None,
+        pattern=r"^.+\.py:[A-Za-z_]\w*$",
+        description="Your reward function as path/to/file.py:function, with TRL's signature "
+        "f(prompts, completions, **columns) -> list[float].",
+        json_schema_extra=remedy("Write it as path/to/file.py:function, for example rewards.py:exact_match."),
+    )
+    reward_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds one call of your reward function may take before the run ends.",
+    )
+    best_reward: float = Field(
+        default=1.0,
+        description="The reward of a right answer. A prompt all of whose completions reach it is solved.",
+    )
+    system_prompt: str | None = Field(
+        default=None, description="A system message before every prompt that does not bring its own."
+    )
+
+
+class SamplingSettings(Section):
+    """How completions are drawn."""
+
+    num_generations: int = Field(
+        default=128,
+        ge=2,
+        description="Completions of one prompt in one step: the size of a group.",
+        json_schema_extra=remedy(
+            "GRPO compares the completions of a prompt with each other, so a group needs two or more."
+        ),
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=MINIMUM_TEMPERATURE,
+        le=MAXIMUM_TEMPERATURE,
+        description="Sampling temperature: 1.0 is the model's own distribution, lower is sharper.",
+        json_schema_extra=remedy(
+            "Towards 0 all completions of a prompt come out alike: no spread of rewards, so no gradient and "
+            "nothing to learn; above 2.0 vLLM refuses. 1.0 is a good start."
+        ),
+    )
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Draw from the likeliest tokens that make up this probability; 1.0 is off.",
+    )
+    top_k: int = Field(default=0, ge=0, description="Draw from this many of the likeliest tokens; 0 is off.")
+    min_p: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Leave out tokens below this share of the likeliest one's probability; 0.0 is off.",
+    )
+    max_completion_length: int = Field(
+        default=16,
+        ge=1,
+        description="New tokens a completion may have, end of turn included; longer ones are cut off.",
+    )
+    stop: tuple[str, ...] = Field(
+        default=(), description="Texts that end a completion, besides the model's end of turn."
+    )
+    prompts_per_step: int = Field(
+        default=8, ge=1, description="Prompts sampled in one step; not more than the task has."
+    )
+
+
+class EngineSettings(Section):
+    """The vLLM engines that sample."""
+
+    engines: int = Field(default=1, ge=1, description="vLLM engines that sample side by side.")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share one engine's weights.")
+    max_model_len: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of prompt and completion together; null takes the model's context length.",
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.45, gt=0, le=1, description="Share of a GPU's memory for the engine, from 0 to 1."
+    )
+    kv_cache_gib: int = Field(
+        default=1, ge=1, description="Memory for keys and values without a GPU, in GiB per engine."
+    )
+    enforce_eager: bool = Field(
+        default=True,
+        description="Start at once, without compiling the model; false samples faster after minutes of "
+        "compiling.",
+    )
+    fork: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Sample a group as one sequence that forks where samples differ. auto: where the engine "
+        "can; off: draw every sample by itself.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads per engine; null shares out the cores."
+    )
+
+
+class TrainingSettings(Section):
+    """The GRPO update."""
+
+    ranks: int = Field(default=1, ge=1, description="DeepSpeed processes that share the update.")
+    zero_stage: int = Field(
+        default=1,
+        ge=0,
+        le=3,
+        description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 "
+        "weights too.",
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
+    lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
+        default="constant",
+        description="Course of the learning rate. linear and cosine fall to 0 at run.max_steps; all but "
+        "constant climb from 0 over warmup_steps.",
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, description="Steps over which the learning rate climbs from 0."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the mean gradient.")
+    adam_beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="AdamW's decay of the mean squared gradient."
+    )
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="Gradients longer than this are scaled down to it."
+    )
+    num_iterations: int = Field(default=1, ge=1, description="Updates made from one step's completions.")
+    beta: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the KL divergence from the untrained model; 0.0 needs no copy of it.",
+    )
+    epsilon: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Probability ratios below 1 - epsilon are clipped; above 1 + epsilon too.",
+    )
+    epsilon_high: float | None = Field(
+        default=None,
+        gt=0,
+        description="Another upper limit: clip above 1 + epsilon_high; null takes epsilon.",
+    )
+    micro_batch_tokens: int = Field(
+        default=4096,
+        ge=1,
+        description="Token-tree tokens in one forward and backward pass; less takes less memory.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads per rank; null shares out the cores."
+    )
+
+
+class SignalSettings(Section):
+    """What happens to groups that teach nothing."""
+
+    rescue: bool = Field(
+        default=True,
+        description="Raise the temperature of a prompt whose completions all give the same wrong answer, "
+        "step by step, until they differ.",
+    )
+    rescue_factor: float = Field(default=1.4, gt=1, description="How much hotter each step of a rescue is.")
+    rescue_max_temperature: float = Field(
+        default=MAXIMUM_TEMPERATURE,
+        ge=MINIMUM_TEMPERATURE,
+        le=MAXIMUM_TEMPERATURE,
+        description="Where a rescue's temperature stops climbing; vLLM takes up to 2.0.",
+    )
+    replay: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="Share of a step's prompts that are solved ones, sampled again so that forgetting is "
+        "noticed.",
+    )
+
+
+class RunSettings(Section):
+    """How long to train, and what to keep."""
+
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the run's folder; null takes the configuration file's name.",
+        json_schema_extra=remedy("It names a folder: use letters, digits, dots, dashes and underscores."),
+    )
+    directory: str = Field(default="runs", min_length=1, description="Folder that holds the runs' folders.")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="Stop after this many steps; null sets no such limit."
+    )
+    max_seconds: float | None = Field(
+        default=None, gt=0, description="Stop after this many seconds of training; null sets no such limit."
+    )
+    target_reward: float | None = Field(
+        default=None,
+        description="Stop, successfully, when the mean sampled reward of the whole task reaches this; null "
+        "trains on.",
+    )
+    evaluation_prompts: int = Field(
+        default=256,
+        ge=1,
+        description="Prompts evaluated before and after training at most; a smaller task is evaluated whole.",
+    )
+    save_model: bool = Field(
+        default=True, description="Write the trained model into the run's folder, in Hugging Face format."
+    )
+
+
+class ClusterSettings(Section):
+    """The Ray cluster."""
+
+    address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Address of a running Ray cluster; null takes RAY_ADDRESS, or else starts Ray here on "
+        "loopback.",
+    )
+    dashboard: bool = Field(
+        default=False, description="Start Ray's dashboard, on loopback, with a Ray of our own."
+    )
+    start_timeout: float = Field(
+        default=600.0, gt=0, description="Seconds for the engines and ranks to start."
+    )
+    sample_timeout: float = Field(default=600.0, gt=0, description="Seconds for sampling one step.")
+    update_timeout: float = Field(default=900.0, gt=0, description="Seconds for one step's update.")
+    publish_timeout: float = Field(
+        default=300.0, gt=0, description="Seconds for new weights to reach all engines."
+    )
+
+
+class TrackingSettings(Section):
+    """Where the metrics go, besides metrics.jsonl in the run's folder."""
+
+    tensorboard: bool = Field(default=True, description="Write TensorBoard files into the run's folder.")
+    wandb: Literal["off", "offline", "online"] = Field(
+        default="off", description="Weights & Biases: off, offline (files only), or online."
+    )
+    wandb_project: str = Field(default="cohort", min_length=1, description="Weights & Biases project.")
+
+
+class Config(Section):
+    """A run."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random in the run.")
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    task: TaskSettings = Field(default_factory=TaskSettings)
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    signal: SignalSettings = Field(default_factory=SignalSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if conflicts := list(_conflicts(self)):
+            raise ValueError("\n".join(conflicts))
+        return self
+
+
+def _conflicts(config: Config) -> Iterator[str]:
+    """Settings that are fine one by one and cannot work together."""
+    yield from _task_conflicts(config.task)
+    sampling, training, signal, run = config.sampling, config.training, config.signal, config.run
+
+    if run.max_steps is None and run.max_seconds is None:
+        yield (
+            "run.max_steps and run.max_seconds are both null: a run that misses its target would go on for "
+            "ever. Set at least one of them, for example run.max_seconds: 900."
+        )
+    if run.target_reward is not None and run.target_reward > config.task.best_reward:
+        yield (
+            f"run.target_reward: {run.target_reward} cannot be reached, it must be at most task.best_reward "
+            f"({config.task.best_reward}). Lower it, or raise task.best_reward to the best your function "
+            "gives."
+        )
+    if training.lr_scheduler_type in ("linear", "cosine") and run.max_steps is None:
+        yield (
+            f"training.lr_scheduler_type: {training.lr_scheduler_type} falls to 0 at run.max_steps, which "
+            "is null. Set run.max_steps, or use constant or constant_with_warmup."
+        )
+    if training.lr_scheduler_type == "constant" and training.warmup_steps:
+        yield (
+            f"training.warmup_steps: {training.warmup_steps} has no effect with lr_scheduler_type constant, "
+            "which allows only 0. Set training.lr_scheduler_type: constant_with_warmup, or leave "
+            "warmup_steps out."
+        )
+    if run.max_steps is not None and training.warmup_steps >= run.max_steps:
+        yield (
+            f"training.warmup_steps: {training.warmup_steps} must be less than run.max_steps "
+            f"({run.max_steps}): the learning rate would never reach its peak. Lower it, or raise "
+            "run.max_steps."
+        )
+    if training.epsilon_high is not None and training.epsilon_high < training.epsilon:
+        yield (
+            f"training.epsilon_high: {training.epsilon_high} must be at least training.epsilon "
+            f"({training.epsilon}). Raise it, or leave it out to use epsilon on both sides."
+        )
+    if signal.rescue and signal.rescue_max_temperature < sampling.temperature:
+        yield (
+            f"signal.rescue_max_temperature: {signal.rescue_max_temperature} must be at least "
+            f"sampling.temperature ({sampling.temperature}), where every rescue starts. Raise it, or set "
+            "signal.rescue: false."
+        )
+
+
+def _task_conflicts(task: TaskSettings) -> Iterator[str]:
+    if task.name is None and task.dataset is None:
+        yield (
+            "task.name and task.dataset are both null: there is nothing to learn. Set task.name to a "
+            "built-in task (`cohort tasks` lists them), or task.dataset and task.reward for your own."
+        )
+    if task.name is not None and task.dataset is not None:
+        yield (
+            f"task.name: {task.name} and task.dataset: {task.dataset} are both set, and only one of them is "
+            "allowed. Leave out task.name to train on your data, or task.dataset to train on the built-in "
+            "task."
+        )
+    if task.dataset is not None and task.reward is None:
+        yield (
+            f"task.reward: null does not go with task.dataset: {task.dataset}, whose answers something must "
+            "judge. Set task.reward: path/to/file.py:function."
+        )
+    if task.reward is not None and task.dataset is None:
+        yield (
+            f"task.reward: {task.reward} is only allowed with task.dataset: a built-in task judges its own "
+            "answers. Leave out task.reward, or bring your prompts with task.dataset."
+        )
+    if task.dataset is not None and task.few_shot:
+        yield (
+            f"task.few_shot: {task.few_shot} is only allowed with a built-in task. Leave it out, and put "
+            "the examples into the data set's prompts as chat messages."
+        )
+    if task.name is not None and task.best_reward != 1.0:
+        yield (
+            f"task.best_reward: {task.best_reward} is only allowed with task.dataset: a built-in task's "
+            "best reward is 1.0. Leave it out."
+        )
+
+
+def settings() -> dict[str, FieldInfo]:
+    """Every setting by its dotted name, as in `sampling.temperature`."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found |= {f"{name}.{key}": inner for key, inner in field.annotation.model_fields.items()}
+        else:
+            found[name] = field
+    return found
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a setting may be, in words.
+
+    >>> allowed(settings()["sampling.num_generations"])
+    'a whole number, at least 2'
+    """
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    parts = get_args(field.annotation)
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(map(str, parts))
+    if get_origin(field.annotation) is tuple:
+        return "a list of texts"
+    text, *null = [kinds[part] for part in parts or (field.annotation,)]
+    bounds = ""
+    for constraint in field.metadata:
+        for attribute, phrase in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
+            if hasattr(constraint, attribute):
+                joint = " and" if bounds else ","
+                bounds += f"{joint} {phrase} {getattr(constraint, attribute)}"
+        if getattr(constraint, "min_length", 0):
+            bounds += ", not empty"
+    return text + bounds + "".join(f", or {word}" for word in null)

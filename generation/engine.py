@@ -1,0 +1,252 @@
+"""One vLLM engine: samples groups and takes new weights."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from configs.schema import EngineSettings, SamplingSettings
+from generation.groups import Completion, Group
+from rewards.prompts import Prompt
+
+Health = Literal["ready", "torn", "poisoned"]
+
+
+class EngineError(RuntimeError):
+    """The engine cannot do what it was asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """`num_generations` completions of a prompt at a temperature (0 is greedy).
+
+    seed: 64 bits; the same seed, weights and prompt give the same group.
+    """
+
+    prompt: Prompt
+    num_generations: int
+    temperature: float
+    seed: int
+
+
+def seed_of(*parts: object) -> int:
+    """63 bits from (run seed, step, prompt id, ...): different parts never share random numbers."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What an engine process needs to know.
+
+    model: a folder or hub id. context_length: tokens of prompt and completion together.
+    backend: of weight transfer, `shared_memory`, `ipc` or `nccl`. gpu: whether the engine runs on one.
+    """
+
+    model: str
+    dtype: str
+    trust_remote_code: bool
+    context_length: int
+    backend: str
+    gpu: bool
+    engine: EngineSettings
+    sampling: SamplingSettings
+
+    @property
+    def forks(self) -> bool:
+        """Whether groups are sampled by forking, which needs the engine in this process."""
+        return self.engine.fork != "off" and self.engine.tensor_parallel_size == 1
+
+    def environment(self) -> Mapping[str, str]:
+        """Environment variables that vLLM reads on import."""
+        variables = {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if self.engine.tensor_parallel_size == 1 else "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        }
+        if not self.gpu:
+            variables["VLLM_CPU_KVCACHE_SPACE"] = str(self.engine.kv_cache_gib)
+        return variables
+
+
+class Engine:
+    """vLLM in this process. Refuses to sample between the start and the finish of a weight update (`torn`) and
+    after one that failed (`poisoned`): its weights are then a mixture of two versions."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        os.environ.update(spec.environment())
+        from vllm import LLM
+
+        from generation import forking, weights
+
+        self._spec = spec
+        engine = spec.engine
+        self._llm = LLM(
+            model=spec.model,
+            dtype=spec.dtype,  # type: ignore[arg-type]
+            trust_remote_code=spec.trust_remote_code,
+            max_model_len=spec.context_length,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            enforce_eager=engine.enforce_eager,
+            enable_prefix_caching=True,
+            async_scheduling=not spec.forks,
+            logits_processors=[forking.ForkProcessor] if spec.forks else None,
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config={"backend": weights.backend(spec.backend)},
+            worker_extension_cls="generation.weights.LoadedChecksum",
+            block_size=32,
+        )
+        self._tokenizer = self._llm.get_tokenizer()
+        configured = self._llm.llm_engine.input_processor.generation_config_fields.get("eos_token_id") or ()
+        ends = [configured] if isinstance(configured, int) else [*configured]
+        self._end_token_ids = frozenset([self._tokenizer.eos_token_id, *ends]) - {None}
+        self.health: Health = "ready"
+        self.policy_version = 0
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        """The requests' groups, in order.
+
+        Raises EngineError: the engine's weights are not whole.
+        """
+        if self.health != "ready":
+            raise EngineError(
+                f"This engine is {self.health}: an update from policy version {self.policy_version} "
+                f"{'is under way' if self.health == 'torn' else 'failed'}, so its weights may be a mixture of two "
+                "versions. Finish the update, or replace the engine."
+            )
+        forked = [i for i, request in enumerate(requests) if self._spec.forks and request.temperature > 0]
+        stock = [i for i in range(len(requests)) if i not in forked]
+        samples: dict[int, list[Completion]] = {}
+        for indices, draw in ((forked, self._fork), (stock, self._stock)):
+            if indices:
+                samples |= zip(indices, draw([requests[i] for i in indices]), strict=True)
+        return tuple(
+            Group(request.prompt, distinct(samples[i]), request.temperature, self.policy_version)
+            for i, request in enumerate(requests)
+        )
+
+    def _fork(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
+        from generation import forking
+
+        sampling = self._spec.sampling
+        completions: list[list[Completion]] = [[] for _ in requests]
+        for leaf in forking.sample(
+            self._llm.llm_engine,
+            [forking.Root(r.prompt.token_ids, r.num_generations, r.temperature, r.seed) for r in requests],
+            max_tokens=sampling.max_completion_length,
+            end_token_ids=self._end_token_ids,
+            truncation=forking.Truncation(sampling.top_p, sampling.top_k, sampling.min_p),
+            stops=self._stops if sampling.stop else lambda _: False,
+        ):
+            completions[leaf.index].append(
+                Completion(leaf.token_ids, self._text(leaf.token_ids), leaf.logprobs, leaf.finish_reason, leaf.count)
+            )
+        return completions
+
+    def _stock(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        sampling = self._spec.sampling
+        parameters = [
+            SamplingParams(
+                n=r.num_generations,
+                temperature=r.temperature,
+                seed=r.seed,
+                top_p=sampling.top_p if r.temperature else 1.0,
+                top_k=sampling.top_k if r.temperature else 0,
+                min_p=sampling.min_p if r.temperature else 0.0,
+                stop=list(sampling.stop),
+                max_tokens=sampling.max_completion_length,
+                logprobs=0,
+            )
+            for r in requests
+        ]
+        prompts = [TokensPrompt(prompt_token_ids=list(r.prompt.token_ids)) for r in requests]
+        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        return [
+            [
+                Completion(
+                    token_ids=np.array(o.token_ids, dtype=np.int32),
+                    text=o.text,
+                    logprobs=np.array(
+                        [position[token].logprob for token, position in zip(o.token_ids, o.logprobs, strict=True)],
+                        dtype=np.float32,
+                    ),
+                    finish_reason="length" if o.finish_reason == "length" else "stop",
+                    count=1,
+                )
+                for o in output.outputs
+            ]
+            for output in outputs
+        ]
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        """Without special tokens, and cut before a stop string, as vLLM gives it."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        cuts = [text.index(stop) for stop in self._spec.sampling.stop if stop in text]
+        return text[: min(cuts)] if cuts else text
+
+    def _stops(self, token_ids: Sequence[int]) -> bool:
+        text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return any(stop in text for stop in self._spec.sampling.stop)
+
+    # The weight-update calls bear the names of vLLM's `VLLMWeightSyncClient`, so that vLLM's trainer side can
+    # drive them.
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Rendezvous with the trainer."""
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        """Opens an update; the engine is torn until `finish_weight_update`."""
+        self.health = "torn"
+        self._poisons(self._llm.start_weight_update)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Loads one bucket."""
+        self._poisons(lambda: self._llm.update_weights({"update_info": update_info}))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Closes the update; cached prefixes of the old weights are forgotten."""
+        self._poisons(lambda: self._llm.finish_weight_update(weight_version))
+        if not self._llm.reset_prefix_cache():
+            self.health = "poisoned"
+            raise EngineError("vLLM did not reset its prefix cache: requests are still running.")
+
+    def confirm(self, policy_version: int, checksum: int) -> None:
+        """Takes the engine out of `torn` if what it loaded is version `policy_version` with `checksum`.
+
+        Raises EngineError, and stays out of use, if not.
+        """
+        loaded = self._llm.collective_rpc("loaded_checksum")
+        version = self._llm.get_weight_version()
+        if self.health != "torn" or version != str(policy_version) or set(loaded) != {checksum}:
+            self.health = "poisoned"
+            raise EngineError(
+                f"The engine holds policy version {version!r} with weight checksum {loaded}, the trainer published "
+                f"version '{policy_version}' with checksum {checksum}: the weights did not arrive."
+            )
+        self.health = "ready"
+        self.policy_version = policy_version
+
+    def _poisons(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException:
+            self.health = "poisoned"
+            raise
+
+
+def distinct(completions: Sequence[Completion]) -> tuple[Completion, ...]:
+    """Merges equal completions (same tokens, same finish), adding their counts; most frequent first."""
+    merged: dict[tuple[bytes, str], Completion] = {}
+    for completion in completions:
+        key = (completion.token_ids.tobytes(), completion.finish_reason)
+        seen = merged.get(key)
+        merged[key] = completion if seen is None else replace(seen, count=seen.count + completion.count)
+    return tuple(sorted(merged.values(), key=lambda c: (-c.count, c.token_ids.tolist())))

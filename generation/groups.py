@@ -1,0 +1,77 @@
+"""A group: one prompt and its sampled completions, stored as distinct completions with counts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewards.prompts import EXAMPLE_PROMPT, Prompt
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One distinct sampled answer.
+
+    token_ids: [length] int32, the end-of-turn token included when it was sampled.
+    text: decoded without special tokens.
+    logprobs: [length] float32, natural log, of each token under the distribution it was drawn from
+        (the group's temperature applied).
+    finish_reason: `stop` (end of turn or a stop string) or `length` (cut off).
+    count: how many of the group's samples are this one, at least 1.
+    """
+
+    token_ids: NDArray[np.int32]
+    text: str
+    logprobs: NDArray[np.float32]
+    finish_reason: FinishReason
+    count: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt's samples; the counts of `completions` sum to `num_generations`.
+
+    completions: distinct in (token_ids, finish_reason), most frequent first.
+    temperature: what the samples were drawn at.
+    policy_version: version k is what the engines hold after update k; 0 is the model as loaded.
+    """
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    temperature: float
+    policy_version: int
+
+    @property
+    def num_generations(self) -> int:
+        return sum(completion.count for completion in self.completions)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[completions] samples of each completion."""
+        return np.array([completion.count for completion in self.completions], dtype=np.int64)
+
+
+EXAMPLE_GROUP = Group(
+    prompt=EXAMPLE_PROMPT,
+    completions=(
+        Completion(
+            token_ids=np.array([10539, 2], dtype=np.int32),
+            text="Yes",
+            logprobs=np.array([-0.3, -0.1], dtype=np.float32),
+            finish_reason="stop",
+            count=96,
+        ),
+        Completion(
+            token_ids=np.array([3706, 2], dtype=np.int32),
+            text="No",
+            logprobs=np.array([-1.4, -0.1], dtype=np.float32),
+            finish_reason="stop",
+            count=32,
+        ),
+    ),
+    temperature=1.0,
+    policy_version=3,
+)

@@ -1,0 +1,143 @@
+"""Receiving weights: vLLM's weight-transfer interface, with a checksum of what was loaded.
+
+Every back end (vLLM's `nccl` and `ipc`, and `shared_memory`, ours, for CPU) hands named tensors to the model's
+`load_weights`. `_Verified` watches them on the way, so that a transfer that loads nothing, or something else, is
+told from a good one.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from generation.buckets import unpack
+from generation.checksum import MODULUS, term
+
+
+class _Watched:
+    """A model whose `load_weights` adds what it is given to a checksum."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self.checksum = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+        return self._model.load_weights(self._watch(weights))
+
+    def _watch(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in weights:
+            self.checksum = (self.checksum + term(name, weight)) % MODULUS
+            yield name, weight
+
+
+class _Verified(WeightTransferEngine[Any, Any]):
+    """Adds `loaded_checksum`, of all weights loaded since `start_weight_update`, to a back end."""
+
+    loaded_checksum = 0
+
+    def start_weight_update(self) -> None:
+        self.loaded_checksum = 0
+        super().start_weight_update()  # type: ignore[safe-super]
+
+    def receive_weights(self, update_info: Any) -> None:
+        model = self.model
+        watched = _Watched(model)
+        self.model = watched  # type: ignore[assignment]
+        try:
+            super().receive_weights(update_info)  # type: ignore[safe-super]
+        finally:
+            self.model = model
+        self.loaded_checksum = (self.loaded_checksum + watched.checksum) % MODULUS
+
+
+@dataclass
+class SharedMemoryInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on."""
+
+
+@dataclass
+class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket: see `generation.buckets`.
+
+    data: [bytes] uint8, in shared memory. layout: name, dtype and shape of each weight in it.
+    """
+
+    data: NDArray[np.uint8]
+    layout: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]):
+    """Loads weights from buckets that trainer and engine both have mapped (Ray's object store)."""
+
+    init_info_cls = SharedMemoryInitInfo
+    update_info_cls = SharedMemoryUpdateInfo
+
+    def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        # vLLM re-packs weights for the CPU after loading; this brings the loadable form back.
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
+        self.model.load_weights(unpack(update_info.data, update_info.layout))
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        pass
+
+
+class VerifiedSharedMemory(_Verified, SharedMemoryWeightTransferEngine):
+    """`shared_memory` with a checksum."""
+
+
+class VerifiedIPC(_Verified, IPCWeightTransferEngine):
+    """`ipc` with a checksum."""
+
+
+class VerifiedNCCL(_Verified, NCCLWeightTransferEngine):
+    """`nccl` with a checksum."""
+
+
+BACKENDS = {
+    "shared_memory": VerifiedSharedMemory,
+    "ipc": VerifiedIPC,
+    "nccl": VerifiedNCCL,
+}
+
+
+class LoadedChecksum:
+    """Mixed into vLLM's worker (`worker_extension_cls`)."""
+
+    weight_transfer_engine: _Verified
+
+    def loaded_checksum(self) -> int:
+        """Checksum of the weights loaded by the latest update."""
+        return self.weight_transfer_engine.loaded_checksum
+
+
+def backend(name: str) -> str:
+    """The name under which vLLM knows the verified form of back end `name`."""
+    return f"cohort_{name}"
+
+
+# On import, since vLLM's worker processes import this module for `LoadedChecksum` and must know the back ends too.
+for _name, _engine in BACKENDS.items():
+    WeightTransferEngineFactory.register_engine(backend(_name), _engine)

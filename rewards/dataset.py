@@ -1,0 +1,198 @@
+"""A user's own prompts, read with `datasets`: a file, a folder, or a hub id."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from rewards.errors import TaskError
+from rewards.prompts import Message
+
+FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+NAMED = 5
+"""Bad rows named in one message."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question of a data set.
+
+    id: the row's column `id` where there is one, else the source's name and the row's index.
+    prompt: the column `prompt` in the form the data set has it: text, or chat messages.
+    columns: all other columns, in the order of the data set.
+    """
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    columns: Mapping[str, Any]
+
+
+EXAMPLE_ROW = Row(id="capitals-0", prompt="What is the capital of France?", columns={"answer": "Paris"})
+
+
+def read(source: str, split: str) -> tuple[Row, ...]:
+    """Read a data set.
+
+    source: a .jsonl, .json, .parquet or .csv file (all of it, whatever the split), a folder written by
+        `save_to_disk` or holding data files, or a hub id. `datasets` fetches a hub id's data, unless
+        HF_HUB_OFFLINE is set: then it must be in the cache already.
+
+    Raises TaskError naming the file and the lines or rows that are wrong.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".jsonl" and path.is_file():
+        records = _lines(path)
+    else:
+        records = [(f"row {index + 1}", row) for index, row in enumerate(_table(source, path, split))]
+    if not records:
+        raise TaskError(f"task.dataset: {source} is empty. It needs at least one row with a column `prompt`.")
+    known = list(dict.fromkeys(key for _, row in records for key in row))
+    if "prompt" not in known:
+        near = get_close_matches("prompt", known, n=1)
+        raise TaskError(
+            f"task.dataset: {source} has no column `prompt`; its columns are {', '.join(known) or 'none'}. "
+            + (f"Rename `{near[0]}` to `prompt`." if near else "Name the column with the questions `prompt`.")
+        )
+    if taken := {"prompts", "completions"}.intersection(known):
+        raise TaskError(
+            f"task.dataset: {source} has a column `{min(taken)}`, which is what reward functions get from "
+            "Cohort. Rename it."
+        )
+    problems = [f"{where}: {wrong}" for where, row in records if (wrong := _wrong(row.get("prompt")))]
+    if problems:
+        raise TaskError(
+            f"task.dataset: {source}: {_listed(problems)}. A prompt is text, or a list of messages such as "
+            '[{"role": "user", "content": "..."}] that ends with the user\'s turn.'
+        )
+    return tuple(_row(row, known, f"{path.stem}-{index}") for index, (_, row) in enumerate(records))
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """A .jsonl file, read here so that every broken line has its number; empty lines are passed over."""
+    records: list[tuple[str, dict[str, Any]]] = []
+    problems = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except ValueError as error:
+                problems.append(f"line {number} is not JSON ({error})")
+                continue
+            if isinstance(row, dict):
+                records.append((f"line {number}", row))
+            else:
+                problems.append(f"line {number} is {json.dumps(row)[:40]}, not an object")
+    if problems:
+        raise TaskError(
+            f'task.dataset: {path}: {_listed(problems)}. Every line is one object, as {{"prompt": "..."}}.'
+        )
+    return records
+
+
+def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
+    """Any other source, through `datasets`."""
+    if not path.exists() and _is_path(source, path):
+        near = get_close_matches(path.name, [file.name for file in path.parent.glob("*")], n=1)
+        hint = f"Did you mean {path.parent / near[0]}?" if near else f"Paths start at {Path.cwd()}."
+        raise TaskError(f"task.dataset: {source}: there is no such file or folder. {hint}")
+    if path.is_file() and path.suffix not in FORMATS:
+        raise TaskError(
+            f"task.dataset: {source}: a data file must be one of {', '.join(FORMATS)}. Convert it."
+        )
+    if path.is_file() and not path.stat().st_size:
+        return ()
+
+    import datasets  # type: ignore[import-untyped]
+
+    try:
+        if path.is_file():
+            table = datasets.load_dataset(
+                FORMATS[path.suffix], data_files={"train": str(path)}, split="train"
+            )
+        elif (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+            table = datasets.load_from_disk(str(path))
+            if isinstance(table, datasets.DatasetDict):
+                if split not in table:
+                    raise ValueError(f'unknown split "{split}"; it has {", ".join(map(str, table))}')
+                table = table[split]
+        else:
+            table = datasets.load_dataset(source if not path.exists() else str(path), split=split)
+    except Exception as error:
+        if "corresponds to no data" in str(error):  # how `datasets` says that a split has no rows
+            return ()
+        # `datasets` raises what its readers raise: pandas, pyarrow, network errors
+        raise TaskError(
+            f"task.dataset: {source} cannot be read: {_cause(error)}. {_remedy(path, split)}"
+        ) from error
+    rows: Iterable[dict[str, Any]] = table
+    return rows
+
+
+def _is_path(source: str, path: Path) -> bool:
+    """Whether it can only be meant as a path: a hub id is a name, or an owner and a name."""
+    return (
+        path.suffix in FORMATS
+        or source.startswith((".", "/", "~"))
+        or source.endswith("/")
+        or source.count("/") > 1
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost message; `datasets` wraps what its readers raise."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}"
+
+
+def _remedy(path: Path, split: str) -> str:
+    if path.is_file():
+        return "Correct the file there; its ending must tell its format."
+    if path.is_dir():
+        return f"Check the folder's files, and task.split ({split})."
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        return "HF_HUB_OFFLINE is set, so nothing is fetched: unset it, or name a local file or folder."
+    return f"It is no path, so it was taken as a hub id: check its name, task.split ({split}), the network."
+
+
+def _wrong(prompt: object) -> str | None:
+    """What is wrong with a prompt, if anything."""
+    if prompt is None:
+        return "`prompt` is missing"
+    if isinstance(prompt, str):
+        return None if prompt.strip() else "`prompt` is blank"
+    if not isinstance(prompt, list):
+        return f"`prompt` is {_kind(prompt)}"
+    if not prompt:
+        return "`prompt` has no messages"
+    for number, message in enumerate(prompt, start=1):
+        if not isinstance(message, Mapping):
+            return f"message {number} of `prompt` is {_kind(message)}"
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                return f"`{key}` of message {number} of `prompt` is {_kind(message.get(key))}"
+    last = prompt[-1]["role"]
+    return None if last == "user" else f"`prompt` ends with the turn of `{last}`"
+
+
+def _kind(value: object) -> str:
+    return "missing" if value is None else f"{type(value).__name__} ({str(value)[:40]})"
+
+
+def _listed(problems: list[str]) -> str:
+    more = len(problems) - NAMED
+    return "; ".join(problems[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _row(row: Mapping[str, Any], known: list[str], fallback: str) -> Row:
+    prompt = row["prompt"]
+    if not isinstance(prompt, str):
+        prompt = tuple({"role": message["role"], "content": message["content"]} for message in prompt)
+    columns = {key: row.get(key) for key in known if key not in ("prompt", "completion", "completion_ids")}
+    name = row.get("id")
+    return Row(id=fallback if name is None else str(name), prompt=prompt, columns=columns)

@@ -1,0 +1,12 @@
+"""What rewards refuses: a task that cannot be made, and a reward function that misbehaves."""
+
+
+class TaskError(ValueError):
+    """Bad data or an impossible task, found before anything starts: what, where, and what to do."""
+
+
+class RewardError(RuntimeError):
+    """A user's reward function that fails: its name, the input (shortened), and what to do.
+
+    The run ends: training on would mean training on a made-up reward.
+    """

@@ -1,0 +1,378 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from configs.errors import ConfigError
+from configs.loading import dump, help_text, load, parse
+from configs.schema import Config, allowed, settings
+
+RECIPES = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+COMPARISON = Path(__file__).parents[2] / "configs" / "comparison.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads_and_is_named_after_its_file(recipe: Path) -> None:
+    assert load(recipe).run.name == recipe.stem
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_what_is_dumped_loads_back_equal(recipe: Path, tmp_path: Path) -> None:
+    config = load(recipe, {"sampling": {"stop": ["\n", "ü: x"]}, "tracking": {"wandb": "off"}})
+    assert load(write(tmp_path, dump(config))) == config
+
+
+def test_comparison_is_a_recipe() -> None:
+    assert COMPARISON in RECIPES
+
+
+def test_every_setting_is_documented_in_the_help() -> None:
+    text = help_text("cohort train CONFIG")
+    unfolded = " ".join(text.split()).replace("- ", "-")
+    assert text.startswith("usage: cohort train CONFIG [--section.key value ...]")
+    for name, field in settings().items():
+        assert f"--{name} " in text
+        assert field.description is not None
+        assert field.description.replace("- ", "-") in unfolded, name
+
+
+def test_no_setting_can_be_changed_after_loading() -> None:
+    config = load(COMPARISON)
+    with pytest.raises(ValidationError):
+        config.seed = 1
+    with pytest.raises(ValidationError):
+        config.sampling.temperature = 0.5
+
+
+def test_arguments_win_over_the_file() -> None:
+    config = parse(
+        COMPARISON,
+        [
+            "--training.learning_rate",
+            "3e-6",
+            "--seed=7",
+            "--engine.enforce_eager",
+            "false",
+            "--run.name",
+            "42",
+        ],
+    )
+    assert config.training.learning_rate == 3e-6
+    assert config.seed == 7
+    assert config.engine.enforce_eager is False
+    assert config.run.name == "42"
+    assert config.task.few_shot == load(COMPARISON).task.few_shot
+
+
+def test_null_unsets_a_setting() -> None:
+    config = parse(COMPARISON, ["--run.max_seconds", "null", "--run.max_steps", "3"])
+    assert (config.run.max_seconds, config.run.max_steps) == (None, 3)
+
+
+def test_lists_are_given_by_repeating_the_argument() -> None:
+    assert parse(COMPARISON, ["--sampling.stop", "a", "--sampling.stop", "b"]).sampling.stop == ("a", "b")
+
+
+def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEED", "9")
+    monkeypatch.setenv("SAMPLING__TEMPERATURE", "0.5")
+    config = parse(COMPARISON, [])
+    assert (config.seed, config.sampling.temperature) == (0, 1.0)
+
+
+def test_plain_words_are_read_as_yaml_1_2_does(tmp_path: Path) -> None:
+    text = (
+        "training: {learning_rate: 2e-5}\nengine: {fork: off}\ntask: {name: comparison}\nrun: {max_steps: 2}"
+    )
+    config = load(write(tmp_path, text))
+    assert (config.training.learning_rate, config.engine.fork) == (2e-5, "off")
+
+
+def test_a_section_with_everything_commented_out_is_empty(tmp_path: Path) -> None:
+    text = "sampling:\n  # top_p: 0.9\ntask: {name: comparison}\nrun: {max_steps: 2}"
+    assert load(write(tmp_path, text)).sampling.top_p == 1.0
+
+
+def test_a_file_name_that_is_no_folder_name_is_made_one(tmp_path: Path) -> None:
+    path = tmp_path / "my recipe!.yaml"
+    path.write_text(COMPARISON.read_text())
+    assert load(path).run.name == "my-recipe-"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sampling.num_generations", "a whole number, at least 2"),
+        ("sampling.temperature", "a number, at least 0.1 and at most 2.0"),
+        ("training.zero_stage", "a whole number, at least 0 and at most 3"),
+        ("engine.fork", "one of auto, on, off"),
+        ("engine.threads", "a whole number, at least 1, or null"),
+        ("run.save_model", "true or false"),
+        ("sampling.stop", "a list of texts"),
+    ],
+)
+def test_what_is_allowed_is_said_in_words(name: str, words: str) -> None:
+    assert allowed(settings()[name]) == words
+
+
+def test_every_setting_has_words_for_what_is_allowed_and_a_valid_default() -> None:
+    assert all(allowed(field) for field in settings().values())
+    config = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}})
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+REFUSED: dict[str, tuple[list[str], str, str, str]] = {
+    "one generation": (
+        ["--sampling.num_generations", "1"],
+        "sampling.num_generations: 1 is not allowed",
+        "at least 2",
+        "two or more",
+    ),
+    "temperature 0": (
+        ["--sampling.temperature", "0"],
+        "sampling.temperature: 0 ",
+        "at least 0.1",
+        "no spread of rewards, so no gradient",
+    ),
+    "temperature below the floor": (
+        ["--sampling.temperature", "0.05"],
+        "0.05 is not allowed",
+        "at least 0.1",
+        "no gradient",
+    ),
+    "temperature above vLLM's limit": (
+        ["--sampling.temperature", "2.5"],
+        "2.5",
+        "at most 2.0",
+        "vLLM refuses",
+    ),
+    "temperature not a number": (
+        ["--sampling.temperature", "nan"],
+        "sampling.temperature: nan",
+        "a number",
+        "1.0",
+    ),
+    "a word for a number": (
+        ["--run.max_steps", "many"],
+        "run.max_steps: many",
+        "a whole number, at least 1, or null",
+        "leave it out",
+    ),
+    "half a step": (["--run.max_steps", "1.5"], "run.max_steps: 1.5", "a whole number", "leave it out"),
+    "zero learning rate": (
+        ["--training.learning_rate", "0"],
+        "training.learning_rate: 0 ",
+        "above 0",
+        "1e-05",
+    ),
+    "ZeRO 4": (["--training.zero_stage", "4"], "training.zero_stage: 4 ", "at most 3", "leave it out for 1"),
+    "a word not in the list": (
+        ["--engine.fork", "maybe"],
+        "engine.fork: maybe",
+        "one of auto, on, off",
+        "leave it out for auto",
+    ),
+    "rescue that does not climb": (
+        ["--signal.rescue_factor", "1"],
+        "signal.rescue_factor: 1 ",
+        "above 1",
+        "1.4",
+    ),
+    "rescue beyond vLLM": (
+        ["--signal.rescue_max_temperature", "3"],
+        "rescue_max_temperature: 3 ",
+        "at most 2.0",
+        "2.0",
+    ),
+    "run name with a slash": (["--run.name", "a/b"], "run.name: a/b", "text", "use letters"),
+    "reward without function": (
+        ["--task.reward", "rewards.py"],
+        "task.reward: rewards.py",
+        "text",
+        "path/to/file.py:function",
+    ),
+    "no limit": (
+        ["--run.max_seconds", "null"],
+        "run.max_steps and run.max_seconds are both null",
+        "at least one",
+        "max_seconds: 900",
+    ),
+    "target out of reach": (
+        ["--run.target_reward", "1.5"],
+        "run.target_reward: 1.5",
+        "at most task.best_reward (1.0)",
+        "Lower it",
+    ),
+    "no task": (
+        ["--task.name", "null", "--task.few_shot", "0"],
+        "task.name and task.dataset are both null",
+        "task.name",
+        "cohort tasks",
+    ),
+    "two tasks": (["--task.dataset", "d.jsonl"], "comparison", "only one", "Leave out task.name"),
+    "data without reward": (
+        ["--task.name", "null", "--task.few_shot", "0", "--task.dataset", "d.jsonl"],
+        "task.reward: null",
+        "d.jsonl",
+        "Set task.reward",
+    ),
+    "reward for a built-in task": (
+        ["--task.reward", "r.py:f"],
+        "task.reward: r.py:f",
+        "only allowed with task.dataset",
+        "Leave out task.reward",
+    ),
+    "examples for a data set": (
+        ["--task.name", "null", "--task.dataset", "d", "--task.reward", "r.py:f"],
+        "task.few_shot: 3",
+        "built-in",
+        "Leave it out",
+    ),
+    "best reward of a built-in task": (
+        ["--task.best_reward", "2"],
+        "task.best_reward: 2.0",
+        "only allowed with task.dataset",
+        "Leave it out",
+    ),
+    "schedule without an end": (
+        ["--training.lr_scheduler_type", "cosine"],
+        "cosine",
+        "run.max_steps, which is null",
+        "Set run.max_steps",
+    ),
+    "warm-up without effect": (
+        ["--training.warmup_steps", "5"],
+        "training.warmup_steps: 5",
+        "only 0",
+        "constant_with_warmup",
+    ),
+    "endless warm-up": (
+        ["--training.warmup_steps", "5", "--training.lr_scheduler_type", "linear", "--run.max_steps", "5"],
+        "training.warmup_steps: 5",
+        "less than run.max_steps (5)",
+        "Lower it",
+    ),
+    "upper clip below the lower": (
+        ["--training.epsilon_high", "0.1"],
+        "training.epsilon_high: 0.1",
+        "at least training.epsilon (0.2)",
+        "Raise it",
+    ),
+    "rescue below the start": (
+        ["--signal.rescue_max_temperature", "0.5"],
+        "rescue_max_temperature: 0.5",
+        "at least sampling.temperature (1.0)",
+        "signal.rescue: false",
+    ),
+    "misspelt key": (
+        ["--sampling.temprature", "1"],
+        "sampling.temprature",
+        "no such setting",
+        "Did you mean sampling.temperature?",
+    ),
+    "key of another section": (
+        ["--training.temperature", "1"],
+        "training.temperature",
+        "no such setting",
+        "Did you mean sampling.temperature?",
+    ),
+    "key without section": (
+        ["--num_generations=4"],
+        "num_generations",
+        "no such setting",
+        "Did you mean sampling.num_generations?",
+    ),
+    "misspelt section": (
+        ["--samplng.top_k", "1"],
+        "samplng.top_k",
+        "no such setting",
+        "Did you mean sampling.top_k?",
+    ),
+    "a section as argument": (
+        ["--sampling", "3"],
+        "sampling",
+        "no such setting",
+        "Did you mean the section sampling?",
+    ),
+    "nothing like it": (["--xyzzy", "3"], "xyzzy", "no such setting", "sections cluster, engine"),
+    "an argument without a value": (
+        ["--run.max_steps"],
+        "--run.max_steps",
+        "expected one argument",
+        "--section.key value",
+    ),
+    "a stray word": (["fast"], "unrecognized arguments: fast", "--section.key value", "2e-5"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_value_is_refused_with_setting_value_rule_and_remedy(case: str) -> None:
+    arguments, *parts = REFUSED[case]
+    with pytest.raises(ConfigError) as refused:
+        parse(COMPARISON, arguments)
+    for part in parts:
+        assert part in str(refused.value)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(COMPARISON, ["--sampling.num_generations", "1", "--training.learning_rate", "-1"])
+    assert [problem.split(":")[0] for problem in refused.value.problems] == [
+        "sampling.num_generations",
+        "training.learning_rate",
+    ]
+
+
+BAD_FILES: dict[str, tuple[str | bytes, str]] = {
+    "unknown key": (
+        "sampling: {temprature: 1}",
+        "sampling.temprature: there is no such setting. Did you mean sampling.temperature?",
+    ),
+    "unknown section": (
+        "smapling: {top_p: 1}",
+        "smapling: there is no such setting. Did you mean the section sampling?",
+    ),
+    "key at top level": (
+        "temperature: 1",
+        "temperature: there is no such setting. Did you mean sampling.temperature?",
+    ),
+    "key twice": (
+        "run:\n  max_steps: 1\n  max_steps: 2",
+        "recipe.yaml, line 3: max_steps is given twice, first on line 2",
+    ),
+    "section twice": ("run: {}\nrun: {}", "recipe.yaml, line 2: run is given twice"),
+    "broken": ("run: [1", "recipe.yaml, line 1, column 8: this is not YAML"),
+    "tab": ("run:\n\tmax_steps: 1", "recipe.yaml, line 2, column 1: this is not YAML"),
+    "list": ("- run", "it must hold sections"),
+    "number for a section": ("run: 3", "run: 3 is not allowed; it must be a section with settings below it"),
+    "number for a name": ("run: {name: 42}", "run.name: 42 is not allowed; it must be text"),
+    "not text": (b"\xff\xfe\x00", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_is_refused(case: str, tmp_path: Path) -> None:
+    content, message = BAD_FILES[case]
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert message in str(refused.value)
+
+
+def test_a_missing_file_is_refused_naming_the_nearest() -> None:
+    with pytest.raises(
+        ConfigError, match=r"comparsion.yaml: there is no such .* Did you mean .*/comparison.yaml\?"
+    ):
+        load(COMPARISON.with_name("comparsion.yaml"))
+
+
+def test_a_folder_is_no_file() -> None:
+    with pytest.raises(ConfigError, match="is a folder, not a configuration file"):
+        load(COMPARISON.parent)

@@ -1,0 +1,194 @@
+"""What the tree is measured against, written without it: one padded row for every single sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import (
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    set_seed,
+)
+from transformers.models.auto import AutoModelForCausalLM
+
+from generation.groups import Completion, Group
+from rewards.prompts import Prompt, Verdict
+from trainer.advantages import Lesson, assign
+from trainer.forest import Batch
+from trainer.objective import grpo
+from trainer.policy import Policy, completion_logprobs, policy_inputs
+from trainer.scored import ScoredGroup
+
+VOCABULARY = 97
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=8),
+    "mistral-window": MistralConfig(**SIZES, sliding_window=4),
+    "gemma2-window": Gemma2Config(
+        **SIZES, head_dim=8, query_pre_attn_scalar=8, sliding_window=4, final_logit_softcapping=2.0
+    ),
+}
+CLIP = {"epsilon": 0.1, "epsilon_high": 0.15}
+
+
+def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    set_seed(seed)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa").to(dtype)
+    for parameter in model.parameters():  # far from the flat start, so that every token and position matters
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.train()
+
+
+def make_lesson(
+    prompt: Sequence[int],
+    completions: Sequence[tuple[Sequence[int], int, float]],
+    temperature: float = 1.0,
+) -> Lesson:
+    """completions: (token ids, count, reward)."""
+    group = Group(
+        prompt=Prompt("p", ({"role": "user", "content": "?"},), {}, tuple(prompt), None),
+        completions=tuple(
+            Completion(
+                np.array(tokens, np.int32), str(tokens), np.full(len(tokens), -1, np.float32), "stop", count
+            )
+            for tokens, count, _ in completions
+        ),
+        temperature=temperature,
+        policy_version=0,
+    )
+    return assign(ScoredGroup(group, tuple(Verdict(reward, "wrong") for _, _, reward in completions)))
+
+
+@st.composite
+def lessons(draw: st.DrawFn) -> list[Lesson]:
+    """1 to 4 groups over 3 tokens, so that prefixes collide in every way: prompts that are the same or a
+    prefix of another, completions that are a prefix of another or (with another finish reason) the same, or go on
+    like another group's prompt."""
+    token = st.integers(0, 2)
+    completion = st.tuples(
+        st.lists(token, min_size=1, max_size=5), st.integers(1, 4), st.sampled_from([-1.0, 0.25, 1.0])
+    )
+    return draw(
+        st.lists(
+            st.builds(
+                make_lesson,
+                prompt=st.lists(token, min_size=1, max_size=6),
+                completions=st.lists(completion, min_size=2, max_size=6),
+                temperature=st.sampled_from([0.6, 1.0, 1.7]),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+
+
+def tree_loss(
+    policy: Policy, batch: Batch, *, old: Policy, reference: Policy | None, beta: float
+) -> tuple[float, list[Tensor]]:
+    """Loss and gradients of all parameters, accumulated over ranks and micro-batches."""
+    policy.zero_grad(set_to_none=True)
+    total = 0.0
+    for forest in (forest for rank in batch.forests for forest in rank):
+        inputs = policy_inputs(forest, "cpu")
+        edges, mask = torch.tensor(forest.completion_edges), torch.tensor(forest.mask)
+        with torch.no_grad():
+            old_logprobs = completion_logprobs(old(**inputs), edges, mask)
+            ref_logprobs = reference and completion_logprobs(reference(**inputs), edges, mask)
+        result = grpo(
+            completion_logprobs(policy(**inputs), edges, mask),
+            old_logprobs,
+            ref_logprobs,
+            torch.tensor(forest.advantages),
+            mask,
+            torch.tensor(forest.counts),
+            batch.num_samples,
+            beta=beta,
+            **CLIP,
+        )
+        result.loss.backward()
+        total += result.loss.item()
+    return total, _gradients(policy.model)
+
+
+def dense_loss(
+    model: PreTrainedModel,
+    lessons: Sequence[Lesson],
+    *,
+    old: PreTrainedModel,
+    reference: PreTrainedModel | None,
+    beta: float,
+) -> tuple[float, list[Tensor]]:
+    """The same by the textbook: every sample a right-padded row, all logits, one number at a time."""
+    model.zero_grad(set_to_none=True)
+    samples = [
+        (list(lesson.scored.group.prompt.token_ids), completion.token_ids.tolist(), advantage, temperature)
+        for lesson in lessons
+        for temperature in [lesson.scored.group.temperature]
+        for completion, advantage in zip(
+            lesson.scored.group.completions, lesson.advantages.tolist(), strict=True
+        )
+        for _ in range(completion.count)
+    ]
+    width = max(len(prompt) + len(completion) for prompt, completion, _, _ in samples)
+    input_ids = torch.zeros(len(samples), width, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, (prompt, completion, _, _) in enumerate(samples):
+        sequence = prompt + completion
+        input_ids[row, : len(sequence)] = torch.tensor(sequence)
+        attention_mask[row, : len(sequence)] = 1
+    temperatures = torch.tensor([temperature for *_, temperature in samples])[:, None, None]
+
+    def logprobs(of: PreTrainedModel) -> Tensor:
+        logits = of(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        scaled = torch.log_softmax(logits / temperatures, dim=-1)
+        return scaled[:, :-1].gather(2, input_ids[:, 1:, None])[..., 0]
+
+    new = logprobs(model)
+    with torch.no_grad():
+        before = logprobs(old)
+        frozen = logprobs(reference) if reference else None
+    loss = new.new_zeros(())
+    for row, (prompt, completion, advantage, _) in enumerate(samples):
+        here = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        ratio = (new[row, here] - before[row, here]).exp()
+        bound = 1 + CLIP["epsilon_high"] if advantage > 0 else 1 - CLIP["epsilon"]
+        clipped = ratio.clamp(max=bound) if advantage > 0 else ratio.clamp(min=bound)
+        gain = clipped * advantage
+        if frozen is not None:
+            gap = frozen[row, here] - new[row, here]
+            gain = gain - beta * (gap.exp() - gap - 1)
+        loss = loss - gain.mean() / len(samples)
+    loss.backward()
+    return loss.item(), _gradients(model)
+
+
+def relative_gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Norm of the difference of all gradients, relative to the norm of `theirs`."""
+    difference = torch.cat([(a - b).flatten() for a, b in zip(ours, theirs, strict=True)])
+    norm = torch.cat([gradient.flatten() for gradient in theirs]).norm()
+    return float(difference.norm() / norm.clamp(min=1e-12))
+
+
+def _gradients(model: PreTrainedModel) -> list[Tensor]:
+    """Of every parameter; a parameter without one fails."""
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    return [gradient.clone() for gradient in gradients if gradient is not None]

@@ -1,0 +1,147 @@
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from configs.schema import TaskSettings
+from rewards.errors import RewardError, TaskError
+from rewards.prompts import Message
+from rewards.task import TASKS, FunctionJudge, Task, load_task, tasks
+
+
+def tokenize(messages: Sequence[Message]) -> list[int]:
+    return [len(message["content"]) for message in messages]
+
+
+def own(folder: Path, rows: list[dict[str, object]], source: str, **settings: object) -> Task:
+    (folder / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "r.py").write_text(source)
+    given = {"dataset": f"{folder}/d.jsonl", "reward": f"{folder}/r.py:f"} | settings
+    return load_task(TaskSettings.model_validate(given), 0, tokenize)
+
+
+def close(task: Task) -> None:
+    assert isinstance(task.judge, FunctionJudge)
+    task.judge.function.close()
+
+
+def test_the_built_in_task() -> None:
+    task = load_task(TaskSettings(name="comparison", size=16), 0, tokenize)
+    assert len(task.prompts) == len({prompt.id for prompt in task.prompts}) == 16
+    assert [prompt.columns["answer"] for prompt in task.prompts].count("Yes") == 8
+    assert task.best_reward == 1.0
+    prompt = task.prompts[0]
+    assert prompt.text is None and prompt.messages[-1]["role"] == "user"
+    assert prompt.token_ids == (len(prompt.messages[-1]["content"]),)
+
+
+def test_examples_are_earlier_turns_and_no_questions() -> None:
+    task = load_task(
+        TaskSettings(name="comparison", size=200, few_shot=3, system_prompt="Be short."), 0, tokenize
+    )
+    plain = load_task(TaskSettings(name="comparison", size=200), 0, tokenize)
+    questions = {prompt.messages[-1]["content"] for prompt in task.prompts}
+    assert [prompt.id for prompt in task.prompts] == [prompt.id for prompt in plain.prompts]
+    for prompt in task.prompts:
+        roles = [message["role"] for message in prompt.messages]
+        assert roles == ["system", *["user", "assistant"] * 3, "user"]
+        for question, answer in zip(prompt.messages[1:-1:2], prompt.messages[2:-1:2], strict=True):
+            left, right = (
+                int(word) for word in question["content"].replace("?", "").split() if word.isdigit()
+            )
+            assert answer["content"] == ("Yes" if left > right else "No")
+            assert question["content"] not in questions
+
+
+@pytest.mark.parametrize(("own_seed", "seed", "same"), [(None, 1, True), (1, 5, True), (None, 5, False)])
+def test_the_task_seed_wins_over_the_run_seed(own_seed: int | None, seed: int, same: bool) -> None:
+    reference = load_task(TaskSettings(name="comparison"), 1, tokenize)
+    assert (load_task(TaskSettings(name="comparison", seed=own_seed), seed, tokenize) == reference) is same
+
+
+def test_a_task_larger_than_it_can_be_is_refused_with_the_maximum() -> None:
+    with pytest.raises(
+        TaskError, match=r"task.size: 9999 is more than comparison has: at most 9898 .*few_shot 2"
+    ):
+        load_task(TaskSettings(name="comparison", size=9999, few_shot=2), 0, tokenize)
+    assert len(load_task(TaskSettings(name="comparison", size=9898, few_shot=2), 0, tokenize).prompts) == 9898
+
+
+def test_an_unknown_task_is_refused_naming_the_nearest_and_all() -> None:
+    with pytest.raises(TaskError) as refused:
+        load_task(TaskSettings(name="comparisons"), 0, tokenize)
+    message = str(refused.value)
+    assert "there is no built-in task comparisons. Did you mean comparison?" in message
+    assert f"There are {', '.join(sorted(TASKS))}; for a task of your own set task.dataset" in message
+
+
+def test_the_listing_has_every_task_with_an_example() -> None:
+    assert [task.name for task in tasks()] == sorted(TASKS)
+    assert all(
+        task.summary and task.example.text and task.example.answer and task.capacity for task in tasks()
+    )
+
+
+def test_each_distinct_text_is_judged_once(tmp_path: Path) -> None:
+    source = """
+def f(completions, completion_ids, **kwargs):
+    assert list(zip(completions, completion_ids)) == [("a", [1]), ("b", [2]), ("a", [4])], completion_ids
+    return [0.25, 1, 0.25]
+"""
+    task = own(tmp_path, [{"prompt": "p"}], source)
+    verdicts = task.score(
+        task.prompts[0], ["a", "b", "a", "a"], [False, True, False, True], [[1], [2], [3], [4]]
+    )
+    assert [(verdict.reward, verdict.reason) for verdict in verdicts] == [
+        (0.25, "wrong"),
+        (1.0, "correct"),
+        (0.25, "wrong"),
+        (0.25, "truncated"),
+    ]
+    close(task)
+
+
+def test_the_best_reward_decides_what_is_correct(tmp_path: Path) -> None:
+    task = own(tmp_path, [{"prompt": "p"}], "def f(**kwargs): return [2.0, 1.9]", best_reward=2.0)
+    assert task.best_reward == 2.0
+    reasons = [verdict.reason for verdict in task.score(task.prompts[0], ["a", "b"], [False] * 2, [[1], [2]])]
+    assert reasons == ["correct", "wrong"]
+    close(task)
+
+
+def test_text_becomes_a_user_turn_and_messages_stay(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "mine"}, {"role": "user", "content": "b"}]
+    rows: list[dict[str, object]] = [{"prompt": "a", "x": 1}, {"prompt": chat, "x": 2}]
+    task = own(tmp_path, rows, "def f(completions, x): return x", system_prompt="yours")
+    text, messages = task.prompts
+    assert (text.text, messages.text) == ("a", None)
+    assert text.messages == ({"role": "system", "content": "yours"}, {"role": "user", "content": "a"})
+    assert messages.messages == tuple(chat)
+    assert text.token_ids == (5, 1)
+    assert [verdict.reward for verdict in task.score(messages, ["c"], [False], [[1]])] == [2.0]
+    close(task)
+
+
+def test_a_task_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    task = pickle.loads(pickle.dumps(own(tmp_path, [{"prompt": "p"}], "def f(**kwargs): return [1.0]")))
+    assert task.score(task.prompts[0], ["a"], [False], [[1]])[0].reason == "correct"
+    close(task)
+    builtin = load_task(TaskSettings(name="comparison"), 0, tokenize)
+    assert pickle.loads(pickle.dumps(builtin)) == builtin
+
+
+def test_the_timeout_is_the_configured_one(tmp_path: Path) -> None:
+    task = own(
+        tmp_path, [{"prompt": "p"}], "import time\ndef f(**kwargs): time.sleep(60)", reward_timeout=0.2
+    )
+    with pytest.raises(RewardError, match=r"within 0.2 s"):
+        task.score(task.prompts[0], ["a"], [False], [[1]])
+
+
+def test_a_function_that_cannot_be_imported_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="cannot be imported"):
+        own(tmp_path, [{"prompt": "p"}], "import no_such_module")
+    with pytest.raises(TaskError, match="requires the argument `answer`"):
+        own(tmp_path, [{"prompt": "p"}], "def f(completions, answer): ...")

@@ -1,0 +1,76 @@
+import pytest
+
+from trainer.curriculum import Curriculum, Outcome, Visit
+from trainer.signal import Ladder
+
+LADDER = Ladder(base_temperature=1.0, factor=1.5, max_temperature=2.0)
+IDS = tuple("abcdefgh")
+SOLVED, LEARNING, COLLAPSED = Outcome("solved", False), Outcome("learning", True), Outcome("collapsed", False)
+
+
+def curriculum(replay_share: float = 0.25, seed: int = 0) -> Curriculum:
+    return Curriculum(IDS, seed, LADDER, replay_share)
+
+
+def ids(visits: tuple[Visit, ...]) -> list[str]:
+    return [visit.prompt_id for visit in visits]
+
+
+def test_every_prompt_is_visited_before_any_is_visited_again() -> None:
+    now = curriculum()
+    seen: list[str] = []
+    for _ in range(4):
+        taken = ids(now.take(2))
+        seen += taken
+        now = now.record(dict.fromkeys(taken, LEARNING))
+    assert sorted(seen) == list(IDS)
+    assert sorted(seen[:2]) == sorted(ids(now.take(2)))
+
+
+def test_order_depends_on_the_seed_alone() -> None:
+    assert curriculum(seed=3).take(8) == curriculum(seed=3).take(8)
+    assert len({tuple(ids(curriculum(seed=seed).take(8))) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("share", "n", "replayed"),
+    [(0.25, 4, 1), (0.25, 3, 1), (0.5, 4, 2), (1.0, 3, 2), (0.0, 4, 0), (0.25, 1, 0)],
+)
+def test_share_of_replayed_prompts(share: float, n: int, replayed: int) -> None:
+    now = curriculum(share).record(dict.fromkeys("abcd", SOLVED))
+    taken = ids(now.take(n))
+    assert len(set(taken)) == n
+    assert sum(prompt_id in "abcd" for prompt_id in taken) == replayed
+
+
+def test_the_solved_prompt_longest_not_visited_is_replayed() -> None:
+    now = curriculum().record({"a": SOLVED}).record({"b": SOLVED}).record({"a": SOLVED})
+    assert ids(now.take(4))[-1] == "b"
+
+
+def test_either_kind_fills_in_for_the_other() -> None:
+    few_unsolved = curriculum().record(dict.fromkeys("abcdefg", SOLVED))
+    assert ids(few_unsolved.take(4))[0] == "h"
+    assert len(set(ids(few_unsolved.take(4)))) == 4
+    few_solved = curriculum(0.75).record({"a": SOLVED})
+    assert sorted(ids(few_solved.take(8))) == list(IDS)
+    assert sorted(ids(curriculum(0.0).record(dict.fromkeys(IDS, SOLVED)).take(8))) == list(IDS)
+
+
+def test_a_prompt_found_unsolved_on_replay_is_unsolved_again() -> None:
+    now = curriculum().record(dict.fromkeys("abcd", SOLVED)).record({"a": LEARNING, "b": SOLVED})
+    assert now.solved == {"b", "c", "d"}
+
+
+def test_temperatures_come_from_the_ladder() -> None:
+    now = curriculum().record({"a": COLLAPSED, "b": LEARNING})
+    assert {visit.prompt_id: visit.temperature for visit in now.take(8)} == dict.fromkeys(IDS, 1.0) | {
+        "a": 1.5
+    }
+    again = now.record({"a": LEARNING})
+    assert all(visit.temperature == 1.0 for visit in again.take(8))
+
+
+def test_more_prompts_than_there_are() -> None:
+    with pytest.raises(ValueError, match="9 different prompts from a data set of 8"):
+        curriculum().take(9)

@@ -1,0 +1,181 @@
+"""The layout of token trees, and how groups are shared out."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+
+from tests.equivalence.dense import lessons, make_lesson
+from trainer.advantages import EXAMPLE_LESSON, Lesson
+from trainer.forest import EMPTY_FOREST, EXAMPLE_FOREST, Batch, Forest, pack
+from trainer.policy import Policy, attention_mask
+
+
+def only(batch: Batch) -> Forest:
+    ((forest,),) = batch.forests
+    return forest
+
+
+def assert_same(left: Forest, right: Forest) -> None:
+    for field in dataclasses.fields(Forest):
+        a, b = getattr(left, field.name), getattr(right, field.name)
+        assert a.dtype == b.dtype, field.name
+        np.testing.assert_array_equal(a, b, err_msg=field.name)
+
+
+def paths(forest: Forest) -> list[list[int]]:
+    """The tokens that every node sees, itself last, by the attention mask."""
+    seen = attention_mask(torch.tensor(forest.subtree_end)).numpy()
+    return [forest.token_ids[row].tolist() for row in seen]
+
+
+def sequences(batch: Batch) -> list[tuple]:
+    """What every completion reads in its forest: prompt, tokens, temperature, count, advantage."""
+    found = []
+    for forest in (forest for rank in batch.forests for forest in rank):
+        node_paths = paths(forest)
+        for edges, mask, logprobs, count, advantage in zip(
+            forest.completion_edges,
+            forest.mask,
+            forest.sampler_logprobs,
+            forest.counts,
+            forest.advantages,
+            strict=True,
+        ):
+            parents = forest.parents[forest.edge_parent[edges[mask]]]
+            tokens = forest.edge_token[edges[mask]].tolist()
+            prompt = node_paths[parents[0]]
+            for position, parent in enumerate(parents):
+                assert node_paths[parent] == prompt + tokens[:position]
+                assert forest.position_ids[parent] == len(prompt) + position - 1
+            (temperature,) = set(forest.parent_temperature[forest.edge_parent[edges[mask]]].tolist())
+            assert (logprobs == np.where(mask, -1, 0)).all()
+            found.append((tuple(prompt), tuple(tokens), temperature, int(count), float(advantage)))
+    return sorted(found)
+
+
+def expected(some: list[Lesson]) -> list[tuple]:
+    return sorted(
+        (
+            lesson.scored.group.prompt.token_ids,
+            tuple(completion.token_ids.tolist()),
+            float(np.float32(lesson.scored.group.temperature)),
+            completion.count,
+            float(np.float32(advantage)),
+        )
+        for lesson in some
+        for completion, advantage in zip(lesson.scored.group.completions, lesson.advantages, strict=True)
+    )
+
+
+def test_the_example() -> None:
+    batch = pack([EXAMPLE_LESSON], ranks=1, micro_batch_tokens=100)
+    assert_same(only(batch), EXAMPLE_FOREST)
+    assert (batch.num_samples, batch.tree_tokens, batch.dense_tokens) == (128, 7, 128 * 7)
+
+
+def test_prompts_share_what_they_have_in_common_but_the_last_token() -> None:
+    some = [
+        make_lesson([1, 2, 3], [([7, 8], 1, 0.0), ([7, 9], 1, 1.0)]),
+        make_lesson([1, 2, 3], [([7, 8], 1, 0.0), ([9], 1, 1.0)], temperature=1.4),  # the same prompt
+        make_lesson([1, 2], [([3, 7], 2, 0.0), ([3, 7, 8], 1, 1.0)]),  # a prefix of it; goes on like it
+    ]
+    forest = only(pack(some, 1, 100))
+    assert forest.token_ids.tolist() == [1, 2, 3, 7, 2, 3, 7, 3, 7]
+    assert forest.position_ids.tolist() == [0, 1, 2, 3, 1, 2, 3, 2, 3]
+    assert forest.subtree_end.tolist() == [9, 4, 4, 4, 9, 7, 7, 9, 9]
+    assert forest.parents.tolist() == [1, 2, 3, 5, 6, 7, 8]
+    np.testing.assert_allclose(forest.parent_temperature, [1, 1, 1, 1, 1, 1.4, 1.4])
+
+
+def test_only_edges_and_no_leaves() -> None:
+    forest = only(pack([make_lesson([1], [([2], 9, 0.0), ([3], 1, 1.0)])], 1, 100))
+    assert forest.token_ids.tolist() == [1]
+    assert forest.edge_token.tolist() == [2, 3]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(some=lessons(), ranks=st.integers(1, 4), micro_batch_tokens=st.integers(1, 40))
+def test_every_completion_is_in_one_forest_and_reads_its_own_path(
+    some: list[Lesson], ranks: int, micro_batch_tokens: int
+) -> None:
+    batch = pack(some, ranks, micro_batch_tokens)
+    assert sequences(batch) == expected(some)
+    assert batch.num_samples == sum(lesson.scored.group.num_generations for lesson in some)
+
+    assert len(batch.forests) == ranks
+    assert len({len(rank) for rank in batch.forests}) == 1
+    longest = max(len(prompt) + len(tokens) - 1 for prompt, tokens, *_ in expected(some))
+    for forest in (forest for rank in batch.forests for forest in rank):
+        assert len(forest.token_ids) <= max(micro_batch_tokens, longest)
+        assert len(set(zip(forest.edge_parent.tolist(), forest.edge_token.tolist(), strict=True))) == len(
+            forest.edge_token
+        )
+        assert len(set(forest.parents.tolist())) == len(forest.parents)
+
+    again = pack(some, ranks, micro_batch_tokens)
+    for rank, other in zip(batch.forests, again.forests, strict=True):
+        for forest, same in zip(rank, other, strict=True):
+            assert_same(forest, same)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(some=lessons())
+def test_no_token_is_computed_twice(some: list[Lesson]) -> None:
+    shared, own = set(), set()
+    for number, lesson in enumerate(some):
+        prompt = lesson.scored.group.prompt.token_ids
+        shared |= {prompt[:end] for end in range(1, len(prompt))}
+        for completion in lesson.scored.group.completions:
+            tokens = tuple(completion.token_ids.tolist())
+            own |= {(number, tokens[:end]) for end in range(len(tokens))}
+    batch = pack(some, 1, 10_000)
+    assert batch.tree_tokens == len(only(batch).token_ids) == len(shared) + len(own)
+
+
+def chain(prompt: int, nodes: int) -> Lesson:
+    """A group whose tree is one path of so many nodes."""
+    return make_lesson([prompt], [([prompt] * nodes, 1, 0.0)])
+
+
+def test_groups_are_balanced_over_ranks() -> None:
+    some = [chain(prompt, nodes) for prompt, nodes in enumerate([9, 8, 7, 6, 5, 5], start=1)]
+    batch = pack(some, ranks=2, micro_batch_tokens=20)
+    assert sorted(len(forest.token_ids) for rank in batch.forests for forest in rank) == [20, 20]
+    batch = pack(some, ranks=2, micro_batch_tokens=12)
+    assert [[len(forest.token_ids) for forest in rank] for rank in batch.forests] == [[12, 8], [11, 9]]
+
+
+def test_a_rank_without_work_gets_empty_forests() -> None:
+    batch = pack([chain(1, 3)], ranks=3, micro_batch_tokens=10)
+    assert [len(rank) for rank in batch.forests] == [1, 1, 1]
+    assert_same(batch.forests[1][0], EMPTY_FOREST)
+    assert batch.tree_tokens == 3
+
+
+def test_a_group_that_does_not_fit_is_split_between_completions() -> None:
+    lesson = make_lesson([1, 2], [([first, first, 3], 1, float(first)) for first in range(10)])
+    batch = pack([lesson], ranks=1, micro_batch_tokens=8)
+    assert [len(forest.token_ids) for forest in batch.forests[0]] == [8, 8, 8, 4]
+    assert batch.num_samples == 10
+
+
+def test_nothing_to_pack() -> None:
+    with pytest.raises(ValueError, match="at least one lesson"):
+        pack([], 1, 10)
+    with pytest.raises(ValueError, match="no tokens"):
+        pack([make_lesson([1], [([], 2, 0.0)])], 1, 10)
+
+
+def test_models_that_cannot_read_trees_are_refused_by_name() -> None:
+    small: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1}
+    eager = LlamaConfig(**small, num_attention_heads=2, intermediate_size=32, attn_implementation="eager")
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM.*attn_implementation='sdpa'"):
+        Policy(LlamaForCausalLM(eager))
+    with pytest.raises(ValueError, match=r"MambaForCausalLM.*position_ids"):
+        Policy(MambaForCausalLM(MambaConfig(**small)))

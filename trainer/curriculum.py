@@ -1,0 +1,83 @@
+"""Curriculum: which prompts the next step asks, and at what temperature."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.signal import Kind, Ladder
+
+
+class Visit(NamedTuple):
+    """A prompt to sample now, and the temperature to sample it at."""
+
+    prompt_id: str
+    temperature: float
+
+
+class Outcome(NamedTuple):
+    """What came of a visit: `signal.classify` and `signal.teaches` of the prompt's group."""
+
+    kind: Kind
+    teaches: bool
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What is known of every prompt after some steps: unsolved prompts come first, solved ones are replayed.
+
+    Within either kind the least recently visited come first; ties are broken by `seed` and step. A prompt
+    never visited is unsolved, and so is one that a replay finds no longer solved.
+
+    prompt_ids: the whole data set.
+    replay_share: share of a step's prompts that are replayed while others are unsolved, between 0 and 1.
+        Above 0 at least one solved prompt is replayed, but one place is always left to an unsolved one.
+    step: steps recorded so far.
+    visited: prompt id -> step of its last visit, for the prompts ever visited.
+    solved: ids of the prompts whose last group was solved.
+    """
+
+    prompt_ids: tuple[str, ...]
+    seed: int
+    ladder: Ladder
+    replay_share: float = 0.25
+    step: int = 0
+    visited: Mapping[str, int] = field(default_factory=dict)
+    solved: frozenset[str] = frozenset()
+
+    def take(self, n: int) -> tuple[Visit, ...]:
+        """`n` different prompts: unsolved ones first, then solved ones; where one kind runs short the other
+        fills in."""
+        if not 1 <= n <= len(self.prompt_ids):
+            raise ValueError(f"Cannot take {n} different prompts from a data set of {len(self.prompt_ids)}.")
+        waiting = self._longest_waiting_first()
+        unsolved = [prompt_id for prompt_id in waiting if prompt_id not in self.solved]
+        solved = [prompt_id for prompt_id in waiting if prompt_id in self.solved]
+
+        replayed = max(1, round(self.replay_share * n)) if self.replay_share > 0 else 0
+        replayed = min(replayed, n - 1, len(solved))
+        fresh = unsolved[: n - replayed]
+        chosen = fresh + solved[: n - len(fresh)]
+        return tuple(Visit(prompt_id, self.ladder.temperature(prompt_id)) for prompt_id in chosen)
+
+    def record(self, outcomes: Mapping[str, Outcome]) -> "Curriculum":
+        """The curriculum after a step that visited the prompts in `outcomes`."""
+        ladder = self.ladder
+        for prompt_id, outcome in outcomes.items():
+            ladder = ladder.after(prompt_id, outcome.kind, outcome.teaches)
+        solved = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.kind == "solved"}
+        return replace(
+            self,
+            ladder=ladder,
+            step=self.step + 1,
+            visited={**self.visited, **dict.fromkeys(outcomes, self.step)},
+            solved=(self.solved - outcomes.keys()) | solved,
+        )
+
+    def _longest_waiting_first(self) -> list[str]:
+        shuffled = np.random.default_rng([self.seed, self.step]).permutation(len(self.prompt_ids))
+        return sorted(
+            (self.prompt_ids[index] for index in shuffled),
+            key=lambda prompt_id: self.visited.get(prompt_id, -1),
+        )

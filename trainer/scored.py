@@ -1,0 +1,38 @@
+"""A scored group: generation's group joined with rewards' verdicts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from generation.groups import EXAMPLE_GROUP, Group
+from rewards.prompts import Verdict
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """verdicts: one for each of `group.completions`, in the same order."""
+
+    group: Group
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """[completions] reward of each distinct completion."""
+        return np.array([verdict.reward for verdict in self.verdicts], dtype=np.float64)
+
+    @property
+    def reward_mean(self) -> float:
+        """Mean over the group's samples (counts as weights)."""
+        return float(np.average(self.rewards, weights=self.group.counts))
+
+    @property
+    def reward_std(self) -> float:
+        """Population standard deviation over the group's samples."""
+        spread = (self.rewards - self.reward_mean) ** 2
+        return float(np.sqrt(np.average(spread, weights=self.group.counts)))
+
+
+EXAMPLE_SCORED_GROUP = ScoredGroup(
+    group=EXAMPLE_GROUP, verdicts=(Verdict(1.0, "correct"), Verdict(-0.5, "wrong"))
+)
