@@ -38,16 +38,14 @@ class Truncation:
     top_k: int = 0
     min_p: float = 0.0
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+    def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """[vocabulary] logits with the excluded tokens at -inf."""
         if self.min_p > 0:
-            floor = logits.max() + float(np.log(self.min_p))
-            logits = logits.masked_fill(logits < floor, -torch.inf)
-        if self.top_k or self.top_p < 1:
+            logits = np.where(logits < logits.max() + np.log(self.min_p), -np.inf, logits).astype(np.float32)
+        if 0 < self.top_k < len(logits) or self.top_p < 1:
             k = torch.tensor([self.top_k]) if 0 < self.top_k < len(logits) else None
             p = torch.tensor([self.top_p]) if self.top_p < 1 else None
-            k, p = (x if x is None else x.to(logits.device) for x in (k, p))
-            logits = apply_top_k_top_p_pytorch(logits[None].clone(), k, p)[0]
+            logits = apply_top_k_top_p_pytorch(torch.from_numpy(logits.copy())[None], k, p)[0].numpy()
         return logits
 
 
@@ -91,13 +89,14 @@ class Branch:
 
         logits: [vocabulary] float32, before temperature. generated: tokens since `start`.
         """
-        logits = logits / self.temperature
+        scaled = logits.float().cpu().numpy() / np.float32(self.temperature)
         path = self.token_ids[: self.start + generated]
-        rng = _generator(self.seed, path)
-        token_ids, counts = multinomial(self.truncation.apply(logits), self.count, rng)
-        chosen = torch.from_numpy(token_ids).to(logits.device)
-        logprobs = (logits[chosen] - logits.logsumexp(0)).float().cpu().numpy()
-        self.split = Split(len(path), token_ids, counts, logprobs)
+        token_ids, counts = multinomial(
+            self.truncation.apply(scaled), self.count, _generator(self.seed, path)
+        )
+        peak = scaled.max()
+        log_total = peak + np.log(np.exp(scaled - peak, dtype=np.float64).sum())
+        self.split = Split(len(path), token_ids, counts, (scaled[token_ids] - log_total).astype(np.float32))
         return int(token_ids[0])
 
 
@@ -137,20 +136,17 @@ def _generator(seed: int, path: Sequence[int]) -> np.random.Generator:
 
 
 def multinomial(
-    logits: torch.Tensor, count: int, rng: np.random.Generator
+    logits: NDArray[np.float32], count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`count` draws from softmax(`logits`): distinct token ids and their counts, most frequent first.
 
     Inverse transform sampling on a float64 cumulative distribution.
     """
-    weights = (logits - logits.max()).double().exp()
-    cumulative = weights.cumsum(0)
-    total = cumulative[-1]
-    points = torch.from_numpy(rng.random(count)).to(logits.device) * total
+    cumulative = np.exp(logits - logits.max(), dtype=np.float64).cumsum()
     # The first token that reaches the total: rounding must not draw one of zero probability behind it.
-    last = torch.searchsorted(cumulative, total[None], right=False)
-    drawn = torch.minimum(torch.searchsorted(cumulative, points, right=True), last)
-    token_ids, counts = np.unique(drawn.cpu().numpy(), return_counts=True)
+    last = np.searchsorted(cumulative, cumulative[-1], side="left")
+    drawn = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
+    token_ids, counts = np.unique(np.minimum(drawn, last), return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return token_ids[order], counts[order]
 

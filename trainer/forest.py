@@ -6,7 +6,8 @@ with another temperature, or the same prompt, never mix. A completion's last tok
 node, only an edge.
 
 In depth-first order a node attends to exactly its ancestors and itself: `kv <= q < subtree_end[kv]`, with
-depth as position id. Everything here is exact: the same log-probabilities and gradients as one row per sample.
+depth as position id. Everything here is exact: the same log-probabilities and gradients as one row per
+sample.
 """
 
 from collections.abc import Iterable, Sequence

@@ -58,7 +58,7 @@ class Policy(torch.nn.Module):
         (and then looks for no packed sequences in `position_ids`), so sliding windows have to be in it."""
         full = attention_mask(subtree_end)
         config = self.model.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
+        window: int | None = getattr(config, "sliding_window", None)
         if not window:
             return full[None, None]
         sliding = full & (position_ids[:, None] - position_ids[None, :] < window)

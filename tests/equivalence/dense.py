@@ -51,10 +51,13 @@ CLIP = {"epsilon": 0.1, "epsilon_high": 0.15}
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     set_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa").to(dtype)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        CONFIGS[name], attn_implementation="sdpa", dtype=dtype
+    )
     for parameter in model.parameters():  # far from the flat start, so that every token and position matters
         torch.nn.init.normal_(parameter, std=0.2)
-    return model.train()
+    model.train()
+    return model
 
 
 def make_lesson(
@@ -80,8 +83,8 @@ def make_lesson(
 @st.composite
 def lessons(draw: st.DrawFn) -> list[Lesson]:
     """1 to 4 groups over 3 tokens, so that prefixes collide in every way: prompts that are the same or a
-    prefix of another, completions that are a prefix of another or (with another finish reason) the same, or go on
-    like another group's prompt."""
+    prefix of another, completions that are a prefix of another or (with another finish reason) the same, or
+    go on like another group's prompt."""
     token = st.integers(0, 2)
     completion = st.tuples(
         st.lists(token, min_size=1, max_size=5), st.integers(1, 4), st.sampled_from([-1.0, 0.25, 1.0])
@@ -111,7 +114,7 @@ def tree_loss(
         edges, mask = torch.tensor(forest.completion_edges), torch.tensor(forest.mask)
         with torch.no_grad():
             old_logprobs = completion_logprobs(old(**inputs), edges, mask)
-            ref_logprobs = reference and completion_logprobs(reference(**inputs), edges, mask)
+            ref_logprobs = completion_logprobs(reference(**inputs), edges, mask) if reference else None
         result = grpo(
             completion_logprobs(policy(**inputs), edges, mask),
             old_logprobs,

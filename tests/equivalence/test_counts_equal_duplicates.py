@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 
 from tests.equivalence.dense import lessons, make_lesson, relative_gap, tiny_model, tree_loss
 from trainer.advantages import Lesson
@@ -24,7 +24,7 @@ def spelled_out(lesson: Lesson) -> Lesson:
     )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(some=lessons())
 def test_counts_equal_duplicates(some: list[Lesson]) -> None:
     duplicates = [spelled_out(lesson) for lesson in some]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedModel
 
 from tests.equivalence.dense import (
     CONFIGS,
@@ -20,6 +21,8 @@ from trainer.advantages import Lesson
 from trainer.forest import EMPTY_FOREST, Batch, pack
 from trainer.policy import Policy
 
+Trio = tuple[PreTrainedModel, PreTrainedModel, PreTrainedModel]
+
 BETA = 0.3
 OLD = 0.01
 """So close to the policy that some tokens' ratios are clipped and some are not."""
@@ -28,26 +31,27 @@ REFERENCE = 0.2
 float32 rounding would be measured instead of the tree."""
 
 
-def nudged(model: torch.nn.Module, name: str, size: float, dtype: torch.dtype) -> torch.nn.Module:
+def nudged(model: PreTrainedModel, name: str, size: float, dtype: torch.dtype) -> PreTrainedModel:
     """Another model at some distance from `model`."""
     other = tiny_model(name, dtype=dtype)
     other.load_state_dict(model.state_dict())
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype), alpha=size)
     return other
 
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
-def trio(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, ...]:
+def trio(request: pytest.FixtureRequest) -> Trio:
     """The policy, its state before the first of several updates, and the reference."""
     model = tiny_model(request.param)
-    return model, *(nudged(model, request.param, size, torch.float32) for size in (OLD, REFERENCE))
+    old, reference = (nudged(model, request.param, size, torch.float32) for size in (OLD, REFERENCE))
+    return model, old, reference
 
 
 def gap(
-    trio: tuple[torch.nn.Module, ...], some: list[Lesson], ranks: int, micro_batch_tokens: int, beta: float
+    trio: Trio, some: list[Lesson], ranks: int, micro_batch_tokens: int, beta: float
 ) -> tuple[float, float, float]:
     """Tree's loss, dense loss, and the relative gap of the gradients."""
     model, old, reference = trio
@@ -69,16 +73,14 @@ def gap(
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(some=lessons(), ranks=st.integers(1, 3), micro_batch_tokens=st.sampled_from([1, 8, 14, 30, 10_000]))
-def test_random_forests(
-    trio: tuple[torch.nn.Module, ...], some: list[Lesson], ranks: int, micro_batch_tokens: int
-) -> None:
+def test_random_forests(trio: Trio, some: list[Lesson], ranks: int, micro_batch_tokens: int) -> None:
     ours, theirs, gradient_gap = gap(trio, some, ranks, micro_batch_tokens, BETA)
     assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     if gradient_gap > 1e-5:  # about one draw in a thousand: the samples' gradients nearly cancel
         assert gradient_gap <= 5 * dense_rounding(trio, some)
 
 
-def dense_rounding(trio: tuple[torch.nn.Module, ...], some: list[Lesson]) -> float:
+def dense_rounding(trio: Trio, some: list[Lesson]) -> float:
     """How far float32 takes the dense gradient itself from float64's."""
     single, double = (
         dense_loss(model, some, old=old, reference=reference, beta=BETA)[1]
@@ -94,7 +96,7 @@ REAL_SHAPE = [
 ]
 
 
-def test_without_a_reference(trio: tuple[torch.nn.Module, ...]) -> None:
+def test_without_a_reference(trio: Trio) -> None:
     ours, theirs, gradient_gap = gap(trio, REAL_SHAPE, 1, 10_000, beta=0.0)
     assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
     assert gradient_gap <= 1e-5
@@ -123,7 +125,7 @@ def test_any_split_gives_the_same_gradients(ranks: int, micro_batch_tokens: int)
     assert relative_gap(gradients(split), gradients(whole)) <= 1e-5
 
 
-def test_the_empty_forest_gives_zero_gradients(trio: tuple[torch.nn.Module, ...]) -> None:
+def test_the_empty_forest_gives_zero_gradients(trio: Trio) -> None:
     model, old, reference = trio
     empty = Batch(forests=((EMPTY_FOREST,),), num_samples=8, tree_tokens=1, dense_tokens=1)
     loss, gradients = tree_loss(Policy(model), empty, old=Policy(old), reference=Policy(reference), beta=BETA)

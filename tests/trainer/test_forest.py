@@ -15,6 +15,9 @@ from trainer.advantages import EXAMPLE_LESSON, Lesson
 from trainer.forest import EMPTY_FOREST, EXAMPLE_FOREST, Batch, Forest, pack
 from trainer.policy import Policy, attention_mask
 
+Read = tuple[tuple[int, ...], tuple[int, ...], float, int, float]
+"""What a completion reads in its forest: prompt, tokens, temperature, count, advantage."""
+
 
 def only(batch: Batch) -> Forest:
     ((forest,),) = batch.forests
@@ -34,8 +37,7 @@ def paths(forest: Forest) -> list[list[int]]:
     return [forest.token_ids[row].tolist() for row in seen]
 
 
-def sequences(batch: Batch) -> list[tuple]:
-    """What every completion reads in its forest: prompt, tokens, temperature, count, advantage."""
+def sequences(batch: Batch) -> list[Read]:
     found = []
     for forest in (forest for rank in batch.forests for forest in rank):
         node_paths = paths(forest)
@@ -59,7 +61,7 @@ def sequences(batch: Batch) -> list[tuple]:
     return sorted(found)
 
 
-def expected(some: list[Lesson]) -> list[tuple]:
+def expected(some: list[Lesson]) -> list[Read]:
     return sorted(
         (
             lesson.scored.group.prompt.token_ids,
@@ -174,8 +176,9 @@ def test_nothing_to_pack() -> None:
 
 def test_models_that_cannot_read_trees_are_refused_by_name() -> None:
     small: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1}
-    eager = LlamaConfig(**small, num_attention_heads=2, intermediate_size=32, attn_implementation="eager")
+    eager = LlamaForCausalLM(LlamaConfig(**small, num_attention_heads=2, intermediate_size=32))
+    eager.set_attn_implementation("eager")
     with pytest.raises(ValueError, match=r"LlamaForCausalLM.*attn_implementation='sdpa'"):
-        Policy(LlamaForCausalLM(eager))
+        Policy(eager)
     with pytest.raises(ValueError, match=r"MambaForCausalLM.*position_ids"):
         Policy(MambaForCausalLM(MambaConfig(**small)))

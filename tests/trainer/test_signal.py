@@ -4,7 +4,7 @@ import pytest
 from generation.groups import Completion, Group
 from rewards.prompts import EXAMPLE_PROMPT, Verdict
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
-from trainer.signal import Ladder, classify, teaches
+from trainer.signal import Kind, Ladder, classify, teaches
 
 BEST = 1.0
 
@@ -36,7 +36,7 @@ def scored(*samples: tuple[str, int, float], temperature: float = 1.0) -> Scored
         ([(str(text), 1, -1.0) for text in range(128)], "floor"),
     ],
 )
-def test_kind(samples: list[tuple[str, int, float]], kind: str) -> None:
+def test_kind(samples: list[tuple[str, int, float]], kind: Kind) -> None:
     assert classify(scored(*samples), BEST) == kind
 
 
@@ -82,7 +82,7 @@ def test_a_ladder_reaches_exactly_its_maximum() -> None:
         (2, "floor", False, 0),
     ],
 )
-def test_the_next_rung(rung: int, kind: str, taught: bool, after: int) -> None:
+def test_the_next_rung(rung: int, kind: Kind, taught: bool, after: int) -> None:
     before = Ladder(1.0, 1.4, 2.0, rungs={"other": 1} | ({"p": rung} if rung else {}))
     ladder = before.after("p", kind, taught)
     assert dict(ladder.rungs) == {"other": 1} | ({"p": after} if after else {})

@@ -1,0 +1,246 @@
+"""One DeepSpeed ZeRO rank: its share of every update."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from configs.schema import TrainingSettings
+from trainer.forest import Forest
+
+
+class UpdateError(RuntimeError):
+    """The update gave a loss or gradient that is not a number; the message says where."""
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """What a rank's process needs to know.
+
+    model: a folder or hub id. master_address, master_port: where rank 0 listens.
+    max_steps: updates that a decaying learning-rate schedule spans; None without one.
+    timeout: seconds that a collective may take.
+    """
+
+    rank: int
+    model: str
+    dtype: str
+    trust_remote_code: bool
+    gpu: bool
+    training: TrainingSettings
+    max_steps: int | None
+    master_address: str
+    master_port: int
+    timeout: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """A rank's part of an update; `loss`, `kl`, `clip_fraction` and `logprob_gap` add up over ranks.
+
+    logprob_gap: mean over samples and their tokens of |trainer - sampler| log-probability, before the update.
+    grad_norm: of the whole batch's gradient, before clipping, the same on every rank.
+    learning_rate: that the update was made with.
+    With several iterations all are their means.
+    """
+
+    loss: float
+    kl: float
+    clip_fraction: float
+    logprob_gap: float
+    grad_norm: float
+    learning_rate: float
+
+
+def deepspeed_config(training: TrainingSettings, dtype: str) -> dict[str, Any]:
+    """DeepSpeed's configuration: ZeRO stage, bf16 weights with float32 masters, AdamW, clipping."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        # The number of micro-batches differs from step to step: `Rank.update` sets the boundary itself.
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "zero_optimization": {"stage": training.zero_stage},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": training.learning_rate,
+                "betas": [training.adam_beta1, training.adam_beta2],
+                "weight_decay": training.weight_decay,
+                "torch_adam": True,  # DeepSpeed's own is compiled at first use
+            },
+        },
+        "steps_per_print": 10**9,
+    }
+
+
+class Rank:
+    """A DeepSpeed engine over the policy. Every rank makes the same calls in the same order."""
+
+    def __init__(self, spec: RankSpec) -> None:
+        world_size = spec.training.ranks
+        os.environ |= {
+            "RANK": str(spec.rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": spec.master_address,
+            "MASTER_PORT": str(spec.master_port),
+        }
+        if not spec.gpu:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+        import torch
+        from transformers import get_scheduler, set_seed
+
+        from trainer.model import load_policy_model
+        from trainer.policy import Policy
+
+        if spec.training.threads and not spec.gpu:
+            torch.set_num_threads(spec.training.threads)
+        set_seed(spec.seed)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if spec.gpu else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=spec.timeout),
+        )
+        self._spec = spec
+        self._device = torch.device("cuda" if spec.gpu else "cpu")
+
+        def load() -> Policy:
+            return Policy(load_policy_model(spec.model, spec.dtype, spec.trust_remote_code))
+
+        updates = None if spec.max_steps is None else spec.max_steps * spec.training.num_iterations
+
+        def schedule(optimizer: Any) -> Any:
+            return get_scheduler(
+                spec.training.lr_scheduler_type,
+                optimizer,
+                num_warmup_steps=spec.training.warmup_steps,
+                num_training_steps=updates,
+            )
+
+        policy = load()
+        self._engine, *_ = deepspeed.initialize(
+            model=policy,
+            model_parameters=[p for p in policy.parameters() if p.requires_grad],
+            config=deepspeed_config(spec.training, spec.dtype),
+            lr_scheduler=schedule,
+        )
+        self._engine.train()
+        # No reference model is loaded, or run, when nothing depends on it.
+        self._reference = load().to(self._device).eval() if spec.training.beta else None
+
+    def update(self, forests: Sequence[Forest], num_samples: int) -> RankReport:
+        """`num_iterations` updates on this rank's micro-batches.
+
+        Raises UpdateError: loss or gradient norm is not finite.
+        """
+        old: list[Any] = []
+        reports = [self._iterate(forests, num_samples, old) for _ in range(self._spec.training.num_iterations)]
+        return RankReport(
+            **{
+                field.name: sum(getattr(report, field.name) for report in reports) / len(reports)
+                for field in fields(RankReport)
+            }
+        )
+
+    def _iterate(self, forests: Sequence[Forest], num_samples: int, old: list[Any]) -> RankReport:
+        """One update. old: log-probabilities before the first one, a tensor for each forest; filled by it."""
+        import torch
+
+        from trainer.objective import grpo, sample_mean
+        from trainer.policy import completion_logprobs, policy_inputs
+
+        training = self._spec.training
+        learning_rate = self._engine.get_lr()[0]
+        sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "logprob_gap": 0.0}
+        for index, forest in enumerate(forests):
+            inputs = policy_inputs(forest, self._device)
+            edges, mask, sampled, counts, advantages = (
+                torch.tensor(array, device=self._device)
+                for array in (
+                    forest.completion_edges,
+                    forest.mask,
+                    forest.sampler_logprobs,
+                    forest.counts,
+                    forest.advantages,
+                )
+            )
+            self._engine.set_gradient_accumulation_boundary(index == len(forests) - 1)
+            edge_logprobs = self._engine(**inputs)
+            logprobs = completion_logprobs(edge_logprobs, edges, mask)
+            reference = None
+            if self._reference is not None:
+                with torch.no_grad():
+                    reference = completion_logprobs(self._reference(**inputs), edges, mask)
+            if len(old) == index:
+                old.append(logprobs.detach())
+            objective = grpo(
+                logprobs,
+                old[index],
+                reference,
+                advantages,
+                mask,
+                counts,
+                num_samples,
+                beta=training.beta,
+                epsilon=training.epsilon,
+                epsilon_high=training.epsilon if training.epsilon_high is None else training.epsilon_high,
+            )
+            gap = sample_mean((old[index] - sampled).abs(), mask, counts, num_samples)
+            for name, value in (
+                ("loss", objective.loss),
+                ("kl", objective.kl),
+                ("clip_fraction", objective.clip_fraction),
+                ("logprob_gap", gap),
+            ):
+                sums[name] += float(value)
+            # An empty forest has no completions; its edges keep it in the graph, with zero gradient. DeepSpeed
+            # averages over ranks, the denominator is global: undo the average.
+            self._engine.backward((objective.loss + 0.0 * edge_logprobs.sum()) * training.ranks)
+        if not math.isfinite(sums["loss"]):
+            raise UpdateError(
+                f"The loss on rank {self._spec.rank} is {sums['loss']}. The weights are as before this update. "
+                "Look for infinite rewards, or lower training.learning_rate."
+            )
+        self._engine.step()
+        grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
+        if not math.isfinite(grad_norm):
+            raise UpdateError(
+                f"The gradient norm on rank {self._spec.rank} is {grad_norm}. "
+                "Lower training.learning_rate, or use model.dtype float32."
+            )
+        return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate)
+
+    def weights(self) -> Iterator[tuple[str, Any]]:
+        """Every weight by its name in the Hugging Face format, whole, in the model's dtype.
+
+        With ZeRO stage 3 each is gathered when its turn comes, on all ranks: they must iterate together.
+        """
+        import deepspeed
+
+        for name, weight in self._engine.module.model.named_parameters():
+            partitioned = hasattr(weight, "ds_id")
+            with deepspeed.zero.GatheredParameters([weight]) if partitioned else nullcontext():
+                yield name, weight.detach()
+
+    def metadata(self) -> list[tuple[str, Any, tuple[int, ...]]]:
+        """Name, dtype and whole shape of what `weights` yields, without gathering."""
+        return [
+            (name, weight.dtype, tuple(getattr(weight, "ds_shape", weight.shape)))
+            for name, weight in self._engine.module.model.named_parameters()
+        ]
+
+    def save(self, folder: str) -> None:
+        """Writes the model in Hugging Face format, with its tokenizer; rank 0 writes, all gather."""
+        from trainer.model import load_tokenizer
+
+        state = {name: weight.cpu().clone() for name, weight in self.weights() if self._spec.rank == 0}
+        if self._spec.rank == 0:
+            self._engine.module.model.save_pretrained(folder, state_dict=state)
+            load_tokenizer(self._spec.model, self._spec.trust_remote_code).save_pretrained(folder)
