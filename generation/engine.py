@@ -79,11 +79,15 @@ class Engine:
     def __init__(self, spec: EngineSpec) -> None:
         os.environ.update(spec.environment())
         from vllm import LLM
+        from vllm.config import KVTransferConfig
 
         from generation import forking, weights
 
         self._spec = spec
         engine = spec.engine
+        handover = KVTransferConfig(
+            kv_connector="TailHandover", kv_connector_module_path="generation.handover", kv_role="kv_both"
+        )
         self._llm = LLM(
             model=spec.model,
             dtype=spec.dtype,  # type: ignore[arg-type]
@@ -95,6 +99,7 @@ class Engine:
             enable_prefix_caching=True,
             async_scheduling=not spec.forks,
             logits_processors=[forking.ForkProcessor] if spec.forks else None,
+            kv_transfer_config=handover if spec.forks else None,
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": weights.backend(spec.backend)},
             worker_extension_cls="generation.weights.LoadedChecksum",
@@ -118,15 +123,10 @@ class Engine:
                 f"{'is under way' if self.health == 'torn' else 'failed'}, so its weights may be a mixture of two "
                 "versions. Finish the update, or replace the engine."
             )
-        forked = [i for i, request in enumerate(requests) if self._spec.forks and request.temperature > 0]
-        stock = [i for i in range(len(requests)) if i not in forked]
-        samples: dict[int, list[Completion]] = {}
-        for indices, draw in ((forked, self._fork), (stock, self._stock)):
-            if indices:
-                samples |= zip(indices, draw([requests[i] for i in indices]), strict=True)
+        samples = (self._fork if self._spec.forks else self._stock)(requests)
         return tuple(
-            Group(request.prompt, distinct(samples[i]), request.temperature, self.policy_version)
-            for i, request in enumerate(requests)
+            Group(request.prompt, distinct(completions), request.temperature, self.policy_version)
+            for request, completions in zip(requests, samples, strict=True)
         )
 
     def _fork(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:

@@ -7,9 +7,10 @@ samples.
 
 In vLLM the draw is made by a logits processor: it lets the most frequent token go on in place by masking all
 others, and leaves the other tokens to `sample`, which adds a request for each. The shared prefix of such a
-request is a prefix-cache hit. To vLLM the requests are greedy: it takes the one token that is left.
+request is a prefix-cache hit, and `generation.handover` brings the rest of it. To vLLM the requests are greedy: it takes the one token that is left.
 """
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
 
+from generation import handover
 from generation.groups import FinishReason
 
 
@@ -55,19 +57,22 @@ class Split:
 
     position: how many tokens the branch had.
     token_ids, counts: [distinct]; logprobs: [distinct] float32, before truncation.
+    tail: of the prefix, for the branches that go on elsewhere.
     """
 
     position: int
     token_ids: NDArray[np.int64]
     counts: NDArray[np.int64]
     logprobs: NDArray[np.float32]
+    tail: handover.Tail | None
 
 
 @dataclass
 class Branch:
     """A prefix that `count` samples of one group share.
 
-    index: the group. start: tokens the branch had when its request was made.
+    index: the group. tail: of the prefix, where another request computed it.
+    start: tokens the branch had when its request was made.
     split: the latest draw; vLLM may draw again at a position (chunked prefill, preemption), the last one holds.
     """
 
@@ -78,25 +83,30 @@ class Branch:
     count: int
     token_ids: list[int]
     logprobs: list[float]
+    tail: handover.Tail | None
     start: int = field(init=False)
     split: Split | None = None
 
     def __post_init__(self) -> None:
         self.start = len(self.token_ids)
 
-    def draw(self, logits: torch.Tensor, generated: int) -> int:
+    def draw(self, logits: torch.Tensor, generated: int, tail: Callable[[], handover.Tail | None]) -> int:
         """Splits the branch at its next token and returns the token that goes on in place.
 
-        logits: [vocabulary] float32, before temperature. generated: tokens since `start`.
+        logits: [vocabulary] float32, before temperature (0 takes the likeliest token). generated: tokens since `start`.
+        tail: copies the tail of the prefix.
         """
-        scaled = logits.float().cpu().numpy() / np.float32(self.temperature)
         path = self.token_ids[: self.start + generated]
-        token_ids, counts = multinomial(
-            self.truncation.apply(scaled), self.count, _generator(self.seed, path)
-        )
-        peak = scaled.max()
-        log_total = peak + np.log(np.exp(scaled - peak, dtype=np.float64).sum())
-        self.split = Split(len(path), token_ids, counts, (scaled[token_ids] - log_total).astype(np.float32))
+        values = logits.float().cpu().numpy()
+        if self.temperature:
+            values = values / np.float32(self.temperature)
+            allowed = self.truncation.apply(values)
+            token_ids, counts = multinomial(_cumulative(allowed), self.count, _generator(self.seed, path))
+        else:
+            token_ids, counts = np.array([values.argmax()]), np.array([self.count])
+        log_total = values.max() + np.log(_cumulative(values)[-1])
+        logprobs = (values[token_ids] - log_total).astype(np.float32)
+        self.split = Split(len(path), token_ids, counts, logprobs, tail() if len(token_ids) > 1 else None)
         return int(token_ids[0])
 
 
@@ -117,11 +127,13 @@ class Branch:
                 int(count),
                 [*self.token_ids, int(token)],
                 [*self.logprobs, float(logprob)],
+                split.tail,
             )
             for token, count, logprob in zip(
                 split.token_ids[1:], split.counts[1:], split.logprobs[1:], strict=True
             )
         ]
+        self.split = self.tail = None
         self.count = int(split.counts[0])
         self.token_ids.append(int(split.token_ids[0]))
         self.logprobs.append(float(split.logprobs[0]))
@@ -135,30 +147,31 @@ def _generator(seed: int, path: Sequence[int]) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def multinomial(
-    logits: NDArray[np.float32], count: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`count` draws from softmax(`logits`): distinct token ids and their counts, most frequent first.
+def _cumulative(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[vocabulary] running sum of exp(logits - largest logit)."""
+    return np.exp(logits - logits.max()).cumsum(dtype=np.float64)
 
-    Inverse transform sampling on a float64 cumulative distribution.
+
+def multinomial(
+    cumulative: NDArray[np.float64], count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`count` draws by inverse transform sampling: distinct indices and their counts, most frequent first.
+
+    cumulative: [n] running sum of weights that need not sum to 1.
     """
-    cumulative = np.exp(logits - logits.max(), dtype=np.float64).cumsum()
-    # The first token that reaches the total: rounding must not draw one of zero probability behind it.
+    # The first index that reaches the total: rounding must not draw one of zero weight behind it.
     last = np.searchsorted(cumulative, cumulative[-1], side="left")
     drawn = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
-    token_ids, counts = np.unique(np.minimum(drawn, last), return_counts=True)
+    indices, counts = np.unique(np.minimum(drawn, last), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return token_ids[order], counts[order]
+    return indices[order], counts[order]
 
 
 class ForkProcessor(LogitsProcessor):
     """vLLM's side of forking: draws for the rows whose request carries a branch (`extra_args["branch"]`)."""
 
-    branches: dict[int, Branch] = {}
-    """Branches of running requests by ticket. vLLM copies sampling parameters, so they carry the ticket."""
-
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._rows: dict[int, tuple[Branch, list[int]]] = {}
+        self._rows: dict[int, tuple[int, int, list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -167,14 +180,20 @@ class ForkProcessor(LogitsProcessor):
         process_dict_updates(self._rows, batch_update, self._row)
 
     def _row(
-        self, params: SamplingParams, _: list[int] | None, output_token_ids: list[int]
-    ) -> tuple[Branch, list[int]] | None:
-        ticket = (params.extra_args or {}).get("branch")
-        return None if ticket is None else (self.branches[ticket], output_token_ids)
+        self, params: SamplingParams, prompt_token_ids: list[int] | None, output_token_ids: list[int]
+    ) -> tuple[int, int, list[int]] | None:
+        """Ticket, length of the prompt, tokens since (vLLM keeps that list up to date)."""
+        ticket = handover.ticket_of(params)
+        return None if ticket is None else (ticket, len(prompt_token_ids or ()), output_token_ids)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        for row, (branch, output_token_ids) in self._rows.items():
-            token = branch.draw(logits[row], len(output_token_ids))
+        for row, (ticket, prompt_length, output_token_ids) in self._rows.items():
+            branch = handover.TICKETS[ticket]
+            assert isinstance(branch, Branch)
+            length = prompt_length + len(output_token_ids)
+            token = branch.draw(
+                logits[row], len(output_token_ids), functools.partial(handover.tail, ticket, length)
+            )
             logits[row] = -torch.inf
             logits[row, token] = 0.0
         return logits
@@ -201,6 +220,9 @@ class Leaf:
     count: int
 
 
+_TICKETS = itertools.count()
+
+
 def sample(
     engine: LLMEngine,
     roots: Sequence[Root],
@@ -214,7 +236,7 @@ def sample(
 
     end_token_ids: tokens that end a completion. stops: whether the tokens so far hold a stop string.
     """
-    tickets = itertools.count()
+    branches: dict[int, Branch] = {}
     leaves: list[Leaf] = []
 
     def ends(branch: Branch) -> bool:
@@ -235,7 +257,7 @@ def sample(
         return True
 
     def request(branch: Branch) -> None:
-        ticket = next(tickets)
+        ticket = next(_TICKETS)
         params = SamplingParams(
             temperature=0.0,
             max_tokens=max_tokens - len(branch.token_ids),
@@ -245,26 +267,27 @@ def sample(
             output_kind=RequestOutputKind.DELTA,
             extra_args={"branch": ticket},
         )
-        ForkProcessor.branches[ticket] = branch
+        handover.TICKETS[ticket] = branch
+        branches[ticket] = branch
         prompt = [*roots[branch.index].prompt_token_ids, *branch.token_ids]
         engine.add_request(str(ticket), TokensPrompt(prompt_token_ids=prompt), params)
 
     try:
         for index, root in enumerate(roots):
-            request(Branch(index, root.temperature, root.seed, truncation, root.count, [], []))
-        while ForkProcessor.branches:
+            request(Branch(index, root.temperature, root.seed, truncation, root.count, [], [], None))
+        while branches:
             for output in engine.step():
                 ticket = int(output.request_id)
-                branch = ForkProcessor.branches[ticket]
+                branch = branches[ticket]
                 for child in branch.advance(output.outputs[0].token_ids):
                     if not ends(child):
                         request(child)
                 if ends(branch):
-                    del ForkProcessor.branches[ticket]
                     if not output.finished:  # a stop string, which vLLM was not told of
                         engine.abort_request([output.request_id])
+                    del branches[ticket], handover.TICKETS[ticket]
     finally:
-        if ForkProcessor.branches:
-            engine.abort_request([str(ticket) for ticket in ForkProcessor.branches])
-            ForkProcessor.branches.clear()
+        engine.abort_request([str(ticket) for ticket in branches])
+        for ticket in branches:
+            del handover.TICKETS[ticket]
     return leaves
