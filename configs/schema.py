@@ -32,10 +32,11 @@ class ModelSettings(Section):
         min_length=1,
         description="A Hugging Face hub id, a model folder, a .gguf file, or the bundled model smollm2-135m.",
     )
-    dtype: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16",
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto",
         description="Number format of the weights in the engines and in the forward pass; the optimizer "
-        "keeps float32 master weights either way.",
+        "keeps float32 master weights either way. auto is bfloat16 on GPUs and on CPUs with AVX-512, where "
+        "it is fast, and float32 elsewhere.",
     )
     trust_remote_code: bool = Field(
         default=False,

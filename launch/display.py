@@ -4,6 +4,7 @@ import io
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,9 @@ HISTORY = 48
 
 ROWS = 32
 """Prompts in the final table at most; summary.json has all of them."""
+
+QUESTION = 56
+"""Characters of a question in the final table at most."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -83,7 +87,6 @@ class Display:
     def result(self, result: Result, folder: RunFolder) -> None:
         """The prompts before and after, how the run ended, and where its files are; ends the live picture."""
         self.__exit__(None, None, None)
-        self._print(Text())
         self._console.print(_prompt_table(result, self._config.task.best_reward), width=self._width)
         for text in (*_conclusion(result), Text(), *_files(folder)):
             self._print(text)
@@ -124,7 +127,8 @@ class Display:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column(no_wrap=True, overflow="ellipsis")
-        grid.add_row("step", Text(f"{metrics.step}", "bold"))
+        solved = (f"  {metrics.prompts_solved} prompts solved", "dim")
+        grid.add_row("step", Text.assemble((f"{metrics.step}", "bold"), solved))
         grid.add_row("reward", reward)
         grid.add_row("groups", _kinds(metrics))
         grid.add_row("completions", f"{metrics.distinct_completions} distinct of {metrics.completions}")
@@ -137,11 +141,9 @@ class Display:
         run = self._config.run
         shares = [elapsed / run.max_seconds] if run.max_seconds else []
         shares += [step / run.max_steps] if run.max_steps else []
+        bar = ProgressBar(total=1.0, completed=max(shares, default=0.0), width=HISTORY // 2)
         row = Table.grid(padding=(0, 2))
-        row.add_row(
-            ProgressBar(total=1.0, completed=max(shares, default=0.0), width=HISTORY // 2, style="bright_black"),
-            Text(" or ".join(self._left(step, elapsed)) + " left"),
-        )
+        row.add_row(bar, " or ".join(self._left(step, elapsed)) + " left")
         return row
 
     def _left(self, step: int, elapsed: float) -> list[str]:
@@ -173,7 +175,7 @@ def sparkline(values: Sequence[float], width: int, best: float) -> str:
         return ""
     columns = min(width, len(values))
     edges = [len(values) * column // columns for column in range(columns + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(best, *means)
     share = [(mean - low) / (high - low) if high > low else 1.0 for mean in means]
     return "".join(BLOCKS[round(part * (len(BLOCKS) - 1))] for part in share)
@@ -218,16 +220,18 @@ def _prompt_table(result: Result, best_reward: float) -> Table:
     hidden = len(result.after.prompts) - len(shown)
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
-    table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=56)
-    table.add_column("greedy before", no_wrap=True, overflow="ellipsis", max_width=16)
-    table.add_column("→ after", no_wrap=True, overflow="ellipsis", max_width=16)
-    table.add_column("sampled before", justify="right", no_wrap=True)
-    table.add_column("→ after", justify="right", no_wrap=True)
-    table.add_column("solved", justify="center", no_wrap=True)
+    table.add_column("\nquestion")
+    for when in ("before", "after"):
+        table.add_column(f"greedy\n{when}", no_wrap=True, overflow="ellipsis", min_width=8, max_width=14)
+    for when in ("before", "after"):
+        table.add_column(f"sampled\n{when}", justify="right", min_width=7)
+    table.add_column("\nsolved", justify="center", min_width=6)
     for now in shown:
         then = before[now.prompt_id]
+        question = _one_line(now.question)
+        question.truncate(QUESTION, overflow="ellipsis")
         table.add_row(
-            _one_line(now.question),
+            question,
             _answer(then, best_reward),
             _answer(now, best_reward),
             f"{then.sampled_reward:.3f}",

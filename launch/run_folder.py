@@ -43,8 +43,8 @@ class RunFolder:
                     return cls(path)
             except OSError as error:
                 raise ConfigError(
-                    f"run.directory: {config.run.directory} cannot hold the run's folder: {error}. It must be "
-                    "a folder that you may write to. Choose another, or correct its permissions."
+                    f"run.directory: {config.run.directory} cannot hold the run's folder: {error}. It "
+                    "must be a folder that you may write to. Choose another, or correct its permissions."
                 ) from None
             number += 1
 

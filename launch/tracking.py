@@ -83,8 +83,8 @@ class WandbTracker:
             )
         except wandb.Error as error:
             raise ConfigError(
-                f"tracking.wandb: {mode} did not work: {error}. It must be off, offline or online, and online "
-                "needs a network and an account. Run `wandb login`, or set tracking.wandb: offline."
+                f"tracking.wandb: {mode} did not work: {error}. It must be off, offline or online, and "
+                "online needs a network and an account. Run `wandb login`, or set tracking.wandb: offline."
             ) from None
 
     def log(self, metrics: StepMetrics) -> None:

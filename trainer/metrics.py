@@ -1,10 +1,13 @@
 """What one step did, as numbers; the fields are the columns of `metrics.jsonl`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
+from rewards.prompts import Reason
+from trainer.forest import Batch
+from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
 from trainer.signal import Kind
 
@@ -54,6 +57,71 @@ class StepMetrics:
     seconds_publish: float
     seconds_step: float
     seconds_total: float
+
+
+NO_UPDATE = RankReport(
+    loss=0.0, kl=0.0, clip_fraction=0.0, logprob_gap=0.0, grad_norm=0.0, learning_rate=0.0
+)
+
+
+def of_step(
+    step: int,
+    scored: Sequence[ScoredGroup],
+    kinds: Sequence[Kind],
+    taught: Sequence[bool],
+    batch: Batch | None,
+    report: RankReport | None,
+    times: Sequence[float],
+    start: float,
+    prompts_solved: int,
+) -> StepMetrics:
+    """A step's metrics.
+
+    batch, report: None for a step without an update. times: seconds at the step's start and after sampling,
+    scoring, updating and publishing, on the clock of `start`, the run's start.
+    """
+    rewards = np.concatenate([group.rewards for group in scored])
+    counts = np.concatenate([group.group.counts for group in scored])
+    reasons = np.concatenate([[verdict.reason for verdict in group.verdicts] for group in scored])
+    mean = float(np.average(rewards, weights=counts))
+
+    def share(reason: Reason) -> float:
+        return float(counts[reasons == reason].sum() / counts.sum())
+
+    phases = np.diff(times)
+    report = report or NO_UPDATE
+    return StepMetrics(
+        step=step,
+        policy_version=scored[0].group.policy_version,
+        reward_mean=mean,
+        reward_std=float(np.sqrt(np.average((rewards - mean) ** 2, weights=counts))),
+        groups_learning=kinds.count("learning"),
+        groups_solved=kinds.count("solved"),
+        groups_collapsed=kinds.count("collapsed"),
+        groups_floor=kinds.count("floor"),
+        groups_trained=sum(taught),
+        prompts_solved=prompts_solved,
+        completions=int(counts.sum()),
+        distinct_completions=len(counts),
+        truncated=share("truncated"),
+        malformed=share("malformed"),
+        correct=share("correct"),
+        temperature_max=max(group.group.temperature for group in scored),
+        tree_tokens=batch.tree_tokens if batch else 0,
+        dense_tokens=batch.dense_tokens if batch else 0,
+        loss=report.loss,
+        kl=report.kl,
+        clip_fraction=report.clip_fraction,
+        logprob_gap=report.logprob_gap,
+        grad_norm=report.grad_norm,
+        learning_rate=report.learning_rate,
+        seconds_sample=float(phases[0]),
+        seconds_score=float(phases[1]),
+        seconds_update=float(phases[2]),
+        seconds_publish=float(phases[3]),
+        seconds_step=float(times[-1] - times[0]),
+        seconds_total=float(times[-1] - start),
+    )
 
 
 @dataclass(frozen=True)

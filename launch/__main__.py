@@ -1,0 +1,86 @@
+"""The command line: `cohort` or `python -m launch`."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from configs.errors import ConfigError
+from configs.loading import help_text, parse
+from configs.schema import Config
+from rewards.errors import TaskError
+
+OK, FAILED, BAD_INPUT = 0, 1, 2
+
+USAGE = """\
+usage: cohort COMMAND ...
+
+  cohort train CONFIG [--section.key value ...]   train a model with GRPO
+  cohort eval  CONFIG [--section.key value ...]   evaluate a model: greedy and sampled
+  cohort tasks                                    list the built-in tasks
+
+CONFIG is a YAML file, for example configs/comparison.yaml.
+`cohort COMMAND --help` documents the command, and for train and eval every setting.
+exit status: 0 target reached, or done and no target set; 2 bad input; 4 limit reached before the target;
+1 anything else."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return OK if words else BAD_INPUT
+    command, rest = words[0], words[1:]
+    try:
+        if command not in COMMANDS:
+            raise ConfigError(f"Unknown command {command!r}. It must be one of {', '.join(COMMANDS)}.")
+        return COMMANDS[command](rest)
+    except (ConfigError, TaskError) as error:
+        print(f"cohort {command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"cohort {command}: interrupted", file=sys.stderr)
+        return FAILED
+
+
+def _tasks(arguments: Sequence[str]) -> int:
+    from rewards.task import tasks
+
+    if arguments and arguments[0] not in ("-h", "--help"):
+        raise ConfigError(f"`cohort tasks` takes no arguments; {arguments[0]!r} was given.")
+    for task in tasks():
+        print(f"{task.name}: {task.summary} At most {task.capacity} prompts.\n    {task.example}")
+    return OK
+
+
+def _configured(command: str, run: Callable[[Config], int]) -> Callable[[Sequence[str]], int]:
+    def call(arguments: Sequence[str]) -> int:
+        if any(word in ("-h", "--help") for word in arguments):
+            print(help_text(f"cohort {command} CONFIG"))
+            return OK
+        if not arguments or arguments[0].startswith("-"):
+            raise ConfigError(f"Name a configuration first: cohort {command} configs/comparison.yaml")
+        return run(parse(arguments[0], arguments[1:]))
+
+    return call
+
+
+def _train(config: Config) -> int:
+    from launch.train import train
+
+    return train(config)
+
+
+def _evaluate(config: Config) -> int:
+    from launch.evaluate import evaluate_model
+
+    return evaluate_model(config)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _configured("train", _train),
+    "eval": _configured("eval", _evaluate),
+    "tasks": _tasks,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

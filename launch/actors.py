@@ -1,0 +1,118 @@
+"""The processes: Ray actors around an engine and around a rank."""
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+
+from generation.engine import Engine, EngineSpec, SampleRequest
+from generation.groups import Group
+from launch.waiting import wait
+from trainer.forest import Forest
+from trainer.publish import Sender, sender
+from trainer.rank import Rank, RankReport, RankSpec
+
+
+class EngineProcess:
+    """Hosts an engine; its methods are the engine's."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._engine = Engine(spec)
+
+    def ready(self) -> None:
+        """Returns when the model is loaded."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        return self._engine.sample(requests)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self._engine.init_weight_transfer_engine(init_info)
+
+    def start_weight_update(self) -> None:
+        self._engine.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self._engine.update_weights(update_info)
+
+    def finish_weight_update(self, weight_version: str) -> None:
+        self._engine.finish_weight_update(weight_version)
+
+    def confirm(self, policy_version: int, checksum: int) -> None:
+        self._engine.confirm(policy_version, checksum)
+
+
+class EngineClient:
+    """All engines at once, for the sending rank: `trainer.publish.Client`."""
+
+    def __init__(self, engines: Mapping[str, Any], workers_per_engine: int, timeout: float) -> None:
+        self._engines = engines
+        self._workers_per_engine = workers_per_engine
+        self._timeout = timeout
+        self.policy_version = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """See `Client`. With `nccl` each engine's workers have places of their own in the group."""
+        calls = {}
+        for index, (name, engine) in enumerate(self._engines.items()):
+            info = dict(init_info)
+            if "rank_offset" in info:
+                info["rank_offset"] += index * self._workers_per_engine
+            calls[name] = engine.init_weight_transfer_engine.remote(info)
+        self._wait(calls)
+
+    def start_weight_update(self) -> None:
+        self._all("start_weight_update")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Puts the bucket into Ray's object store once; engines on the same machine map it."""
+        self._all("update_weights", ray.put(update_info))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self._all("finish_weight_update", weight_version or str(self.policy_version))
+
+    def _all(self, method: str, *arguments: Any) -> None:
+        self._wait({name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()})
+
+    def _wait(self, calls: Mapping[str, Any]) -> None:
+        phase = f"publishing policy version {self.policy_version}"
+        wait(calls, phase, self._timeout, "cluster.publish_timeout")
+
+
+class RankProcess:
+    """Hosts a rank and its part of publishing."""
+
+    def address(self) -> tuple[str, int, int]:
+        """This process's address and two free ports."""
+        address = ray.util.get_node_ip_address()
+        with socket.socket() as first, socket.socket() as second:
+            first.bind((address, 0))
+            second.bind((address, 0))
+            return address, first.getsockname()[1], second.getsockname()[1]
+
+    def start(
+        self, spec: RankSpec, backend: str, engines: Mapping[str, Any], workers_per_engine: int, port: int, timeout: float
+    ) -> None:
+        """Loads the model and meets the other ranks; `port` is for weight transfer."""
+        self._rank = Rank(spec)
+        self._client = EngineClient(engines, workers_per_engine, timeout)
+        self._sender: Sender = sender(
+            backend,
+            self._rank,
+            spec.rank,
+            self._client,
+            master_address=spec.master_address,
+            master_port=port,
+            workers=len(engines) * workers_per_engine,
+        )
+
+    def update(self, forests: Sequence[Forest], num_samples: int) -> RankReport:
+        return self._rank.update(forests, num_samples)
+
+    def publish(self, policy_version: int) -> int:
+        """Sends all weights; the checksum of what was sent."""
+        self._client.policy_version = policy_version
+        return self._sender.send()
+
+    def save(self, folder: str) -> None:
+        self._rank.save(folder)

@@ -1,0 +1,45 @@
+"""`cohort eval`."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from configs.schema import Config
+from launch.prepare import prepare
+from launch.processes import TaskScorer, engines_only
+from trainer.evaluation import evaluate
+from trainer.metrics import Evaluation
+
+
+def evaluate_model(config: Config) -> int:
+    """Evaluates the configured model on the configured task; the exit status."""
+    console = Console()
+
+    def phase(text: str) -> None:
+        console.print(Text(text, style="dim"))
+
+    phase("reading model and data")
+    prepared = prepare(config)
+    task = prepared.task
+    with engines_only(prepared, phase) as engines:
+        phase("evaluating")
+        result = evaluate(config, task.prompts, task.best_reward, engines, TaskScorer(task), "evaluation")
+    console.print(_table(result))
+    console.print(
+        f"reward_sampled {result.reward_sampled:.4f}  accuracy_greedy {result.accuracy_greedy:.4f}  "
+        f"prompts_solved {result.prompts_solved}/{len(result.prompts)}"
+    )
+    return 0
+
+
+def _table(result: Evaluation) -> Table:
+    table = Table("question", "greedy answer", "greedy reward", "sampled reward", "solved")
+    for prompt in result.prompts:
+        table.add_row(
+            Text(prompt.question),
+            Text(repr(prompt.greedy)),
+            f"{prompt.greedy_reward:.2f}",
+            f"{prompt.sampled_reward:.3f}",
+            "yes" if prompt.solved else "",
+        )
+    return table

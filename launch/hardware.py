@@ -1,0 +1,25 @@
+"""What this machine can compute with."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is visible, told without importing torch."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/dev/nvidiactl").exists()
+
+
+def dtype(configured: Literal["auto", "bfloat16", "float32"], gpu: bool) -> Literal["bfloat16", "float32"]:
+    """`model.dtype` resolved: `auto` is bfloat16 where the hardware multiplies it fast, else float32."""
+    if configured != "auto":
+        return configured
+    return "bfloat16" if gpu or _cpu_has_bfloat16() else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    """oneDNN's condition: AVX-512 on x86. Without it bfloat16 is emulated, many times slower than float32."""
+    try:
+        return "avx512bw" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False

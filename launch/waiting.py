@@ -1,0 +1,47 @@
+"""Waiting for remote calls: never without a limit, and the message names who did not answer."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+
+class RemoteError(RuntimeError):
+    """A remote call failed or did not end in time; the message names phase and process."""
+
+
+def wait(calls: Mapping[str, Any], phase: str, timeout: float, setting: str) -> dict[str, Any]:
+    """The results of remote calls, by the name of the process each was made to.
+
+    calls: name ("rank 0", "engine 1") -> Ray's reference. timeout: seconds for all together. setting: that
+    configures the timeout. The first failure ends the wait, also when the others would wait for it for ever.
+
+    Raises RemoteError.
+    """
+    names = {reference: name for name, reference in calls.items()}
+    pending, results = list(names), {}
+    deadline = time.monotonic() + timeout
+    while pending:
+        done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+        for reference in done:
+            results[names[reference]] = _result(reference, names[reference], phase)
+        if not done:
+            late = ", ".join(names[reference] for reference in pending)
+            raise RemoteError(
+                f"While {phase}: {late} did not answer within {timeout:g} seconds. "
+                f"If the work is just slow, raise {setting}."
+            )
+    return {name: results[name] for name in calls}
+
+
+def _result(reference: Any, name: str, phase: str) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise RemoteError(f"While {phase}: {name} failed.\n{error}") from error
+    except ray.exceptions.RayActorError as error:
+        raise RemoteError(
+            f"While {phase}: the process of {name} ended ({error.error_msg.strip().splitlines()[0]}). "
+            "Out of memory is the usual reason: lower engine.kv_cache_gib or training.micro_batch_tokens."
+        ) from error

@@ -1,0 +1,64 @@
+"""Evaluation: the policy on the data set, greedy and at the training temperature."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from configs.schema import Config
+from generation.engine import SampleRequest, seed_of
+from rewards.prompts import Prompt
+from trainer.metrics import Evaluation, PromptResult
+from trainer.signal import SAME_REWARD, classify
+
+if TYPE_CHECKING:
+    from trainer.loop import Generator, Scorer
+
+
+def evaluate(
+    config: Config,
+    prompts: Sequence[Prompt],
+    best_reward: float,
+    generator: "Generator",
+    scorer: "Scorer",
+    label: str,
+) -> Evaluation:
+    """Samples `num_generations` and one greedy answer of the first `run.evaluation_prompts` prompts.
+
+    label: makes the random numbers of this evaluation its own.
+    """
+    chosen = prompts[: config.run.evaluation_prompts]
+    sampling = config.sampling
+    sampled, greedy = (
+        scorer.score(
+            generator.sample(
+                [SampleRequest(p, count, temperature, seed_of(config.seed, label, p.id)) for p in chosen]
+            )
+        )
+        for count, temperature in ((sampling.num_generations, sampling.temperature), (1, 0.0))
+    )
+    results = tuple(
+        PromptResult(
+            prompt_id=prompt.id,
+            question=prompt.messages[-1]["content"],
+            greedy=once.group.completions[0].text,
+            greedy_reward=once.reward_mean,
+            sampled_reward=many.reward_mean,
+            solved=_is_best(once.reward_mean, best_reward) and classify(many, best_reward) == "solved",
+        )
+        for prompt, many, once in zip(chosen, sampled, greedy, strict=True)
+    )
+    return Evaluation(
+        policy_version=sampled[0].group.policy_version,
+        prompts=results,
+        reward_sampled=sum(r.sampled_reward for r in results) / len(results),
+        accuracy_greedy=sum(_is_best(r.greedy_reward, best_reward) for r in results) / len(results),
+    )
+
+
+def reaches(evaluation: Evaluation, target_reward: float) -> bool:
+    """Whether both the mean sampled reward and the mean greedy reward are at the target or above."""
+    greedy = sum(result.greedy_reward for result in evaluation.prompts) / len(evaluation.prompts)
+    return min(evaluation.reward_sampled, greedy) >= target_reward - SAME_REWARD
+
+
+def _is_best(reward: float, best_reward: float) -> bool:
+    return reward >= best_reward - SAME_REWARD

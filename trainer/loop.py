@@ -1,0 +1,177 @@
+"""The heart: one step after another, over plain ports."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from configs.schema import Config
+from generation.engine import SampleRequest, seed_of
+from generation.groups import Group
+from rewards.prompts import Prompt
+from trainer import evaluation
+from trainer.advantages import assign
+from trainer.curriculum import Curriculum, Outcome
+from trainer.forest import Batch, pack
+from trainer.metrics import Evaluation, Result, StepMetrics, of_step
+from trainer.rank import RankReport
+from trainer.scored import ScoredGroup
+from trainer.signal import Kind, Ladder, classify, teaches
+
+
+class Generator(Protocol):
+    """The engines."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        """The requests' groups, in order."""
+
+
+class Scorer(Protocol):
+    """The task's reward function."""
+
+    def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+        """A verdict for every distinct completion of every group."""
+
+
+class Learner(Protocol):
+    """The ranks."""
+
+    def update(self, batch: Batch) -> RankReport:
+        """One update; the report is of all ranks together."""
+
+
+class Publisher(Protocol):
+    """From ranks to engines."""
+
+    def publish(self, policy_version: int) -> None:
+        """Returns when every engine holds the ranks' weights as `policy_version`; raises if one does not."""
+
+
+class Journal(Protocol):
+    """Where progress goes."""
+
+    def phase(self, text: str) -> None:
+        """What happens now."""
+
+    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+        """What a step did."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """All that the loop talks to."""
+
+    generator: Generator
+    scorer: Scorer
+    learner: Learner
+    publisher: Publisher
+    journal: Journal
+
+
+def train(
+    config: Config,
+    prompts: Sequence[Prompt],
+    best_reward: float,
+    ports: Ports,
+    *,
+    interrupted: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Trains until the target or a limit of `config.run` is reached.
+
+    interrupted: asked after every step; the run then ends as it is. clock: seconds.
+    """
+    start = clock()
+    sampling, signal, run = config.sampling, config.signal, config.run
+    by_id = {prompt.id: prompt for prompt in prompts}
+    curriculum = Curriculum(
+        prompt_ids=tuple(by_id),
+        seed=config.seed,
+        ladder=Ladder(
+            sampling.temperature,
+            signal.rescue_factor,
+            signal.rescue_max_temperature if signal.rescue else sampling.temperature,
+        ),
+        replay_share=signal.replay,
+    )
+
+    def evaluate(label: str) -> Evaluation:
+        ports.journal.phase(f"evaluating {label}")
+        return evaluation.evaluate(config, prompts, best_reward, ports.generator, ports.scorer, label)
+
+    before = latest = evaluate("before training")
+    rewards = {result.prompt_id: result.sampled_reward for result in before.prompts}
+    version = step = 0
+    stopped = _why_stop(config, latest, version, step, clock() - start)
+    while stopped is None:
+        step += 1
+        times = [clock()]
+        visits = curriculum.take(sampling.prompts_per_step)
+        groups = ports.generator.sample(
+            [
+                SampleRequest(
+                    by_id[visit.prompt_id],
+                    sampling.num_generations,
+                    visit.temperature,
+                    seed_of(config.seed, step, visit.prompt_id),
+                )
+                for visit in visits
+            ]
+        )
+        times.append(clock())
+        scored = ports.scorer.score(groups)
+        times.append(clock())
+        kinds = [classify(group, best_reward) for group in scored]
+        taught = [teaches(g, k, best_reward, sampling.temperature) for g, k in zip(scored, kinds, strict=True)]
+        lessons = [assign(group) for group, teaching in zip(scored, taught, strict=True) if teaching]
+        batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
+        report = ports.learner.update(batch) if batch else None
+        times.append(clock())
+        if report:
+            version += 1
+            ports.publisher.publish(version)
+        times.append(clock())
+
+        outcomes = {
+            group.group.prompt.id: Outcome(kind, teaching)
+            for group, kind, teaching in zip(scored, kinds, taught, strict=True)
+        }
+        curriculum = curriculum.record(outcomes)
+        rewards |= {
+            group.group.prompt.id: group.reward_mean
+            for group in scored
+            if group.group.temperature == sampling.temperature
+        }
+        ports.journal.step(
+            of_step(step, scored, kinds, taught, batch, report, times, start, len(curriculum.solved)),
+            tuple(zip(scored, kinds, strict=True)),
+        )
+        if _worth_evaluating(config, rewards, prompts):
+            latest = evaluate(f"at step {step}")
+            rewards |= {result.prompt_id: result.sampled_reward for result in latest.prompts}
+        stopped = "Interrupted." if interrupted() else _why_stop(config, latest, version, step, clock() - start)
+
+    known = latest.policy_version == version or interrupted()
+    after = latest if known else evaluate("after training")
+    reached = None if run.target_reward is None else evaluation.reaches(after, run.target_reward)
+    return Result(reached, stopped, step, clock() - start, version, before, after)
+
+
+def _worth_evaluating(config: Config, rewards: Mapping[str, float], prompts: Sequence[Prompt]) -> bool:
+    """Whether the latest group of every evaluated prompt says that the target may be reached."""
+    target = config.run.target_reward
+    chosen = prompts[: config.run.evaluation_prompts]
+    return target is not None and sum(rewards[prompt.id] for prompt in chosen) >= target * len(chosen)
+
+
+def _why_stop(config: Config, latest: Evaluation, version: int, step: int, seconds: float) -> str | None:
+    """Why the run ends before the next step, or None."""
+    run = config.run
+    if run.target_reward is not None and latest.policy_version == version:
+        if evaluation.reaches(latest, run.target_reward):
+            return f"The target, a mean reward of {run.target_reward:g}, is reached."
+    if run.max_steps is not None and step >= run.max_steps:
+        return f"All {run.max_steps} steps (run.max_steps) are done."
+    if run.max_seconds is not None and seconds >= run.max_seconds:
+        return f"The limit of {run.max_seconds:g} seconds (run.max_seconds) is reached."
+    return None
