@@ -141,7 +141,8 @@ class Display:
         run = self._config.run
         shares = [elapsed / run.max_seconds] if run.max_seconds else []
         shares += [step / run.max_steps] if run.max_steps else []
-        bar = ProgressBar(total=1.0, completed=max(shares, default=0.0), width=HISTORY // 2)
+        done = max(shares, default=0.0)
+        bar = ProgressBar(total=1.0, completed=done, width=HISTORY // 2, complete_style="cyan")
         row = Table.grid(padding=(0, 2))
         row.add_row(bar, " or ".join(self._left(step, elapsed)) + " left")
         return row

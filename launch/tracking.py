@@ -14,7 +14,7 @@ from trainer.metrics import StepMetrics
 
 class Tracker(Protocol):
     def log(self, metrics: StepMetrics) -> None:
-        """Record a step; its numbers can be read as soon as this returns."""
+        """Record a step."""
         ...
 
     def close(self) -> None:
@@ -91,7 +91,10 @@ class WandbTracker:
         self._run.log(_values(metrics), step=metrics.step)
 
     def close(self) -> None:
+        import wandb
+
         self._run.finish()
+        wandb.teardown()  # finish returns before the last of the files is written
 
 
 def _values(metrics: StepMetrics) -> dict[str, Any]:

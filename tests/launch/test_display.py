@@ -82,10 +82,15 @@ def test_finished_stages_stay_above_the_picture() -> None:
 
 def test_interruption_gives_the_terminal_and_the_streams_back() -> None:
     recorded, streams = console(live=True), (sys.stdout, sys.stderr)
-    with pytest.raises(KeyboardInterrupt), Display(samples.config(), recorded) as display:
-        display.phase("starting engines")
-        print("a warning from elsewhere")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with Display(samples.config(), recorded) as display:
+            display.phase("starting engines")
+            print("a warning from elsewhere")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert (sys.stdout, sys.stderr) == streams
     assert isinstance(recorded.file, io.StringIO)
     assert recorded.file.getvalue().rstrip().endswith(SHOW_CURSOR)
