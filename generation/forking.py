@@ -109,7 +109,6 @@ class Branch:
         self.split = Split(len(path), token_ids, counts, logprobs, tail() if len(token_ids) > 1 else None)
         return int(token_ids[0])
 
-
     def advance(self, token_ids: Sequence[int]) -> list["Branch"]:
         """Takes the draw that vLLM followed with `token_ids`; returns the branches that go on elsewhere."""
         split = self.split

@@ -72,7 +72,9 @@ class EngineClient:
         self._all("finish_weight_update", weight_version or str(self.policy_version))
 
     def _all(self, method: str, *arguments: Any) -> None:
-        self._wait({name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()})
+        self._wait(
+            {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
+        )
 
     def _wait(self, calls: Mapping[str, Any]) -> None:
         phase = f"publishing policy version {self.policy_version}"
@@ -91,7 +93,13 @@ class RankProcess:
             return address, first.getsockname()[1], second.getsockname()[1]
 
     def start(
-        self, spec: RankSpec, backend: str, engines: Mapping[str, Any], workers_per_engine: int, port: int, timeout: float
+        self,
+        spec: RankSpec,
+        backend: str,
+        engines: Mapping[str, Any],
+        workers_per_engine: int,
+        port: int,
+        timeout: float,
     ) -> None:
         """Loads the model and meets the other ranks; `port` is for weight transfer."""
         self._rank = Rank(spec)

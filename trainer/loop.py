@@ -122,7 +122,9 @@ def train(
         scored = ports.scorer.score(groups)
         times.append(clock())
         kinds = [classify(group, best_reward) for group in scored]
-        taught = [teaches(g, k, best_reward, sampling.temperature) for g, k in zip(scored, kinds, strict=True)]
+        taught = [
+            teaches(g, k, best_reward, sampling.temperature) for g, k in zip(scored, kinds, strict=True)
+        ]
         lessons = [assign(group) for group, teaching in zip(scored, taught, strict=True) if teaching]
         batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
         report = ports.learner.update(batch) if batch else None
@@ -149,7 +151,9 @@ def train(
         if _worth_evaluating(config, rewards, prompts):
             latest = evaluate(f"at step {step}")
             rewards |= {result.prompt_id: result.sampled_reward for result in latest.prompts}
-        stopped = "Interrupted." if interrupted() else _why_stop(config, latest, version, step, clock() - start)
+        stopped = (
+            "Interrupted." if interrupted() else _why_stop(config, latest, version, step, clock() - start)
+        )
 
     known = latest.policy_version == version or interrupted()
     after = latest if known else evaluate("after training")

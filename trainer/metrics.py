@@ -59,9 +59,7 @@ class StepMetrics:
     seconds_total: float
 
 
-NO_UPDATE = RankReport(
-    loss=0.0, kl=0.0, clip_fraction=0.0, logprob_gap=0.0, grad_norm=0.0, learning_rate=0.0
-)
+NO_UPDATE = RankReport(loss=0.0, kl=0.0, clip_fraction=0.0, logprob_gap=0.0, grad_norm=0.0, learning_rate=0.0)
 
 
 def of_step(

@@ -91,7 +91,14 @@ class VLLMSender:
 
 
 def sender(
-    backend: str, rank: Rank, rank_index: int, client: Client, *, master_address: str, master_port: int, workers: int
+    backend: str,
+    rank: Rank,
+    rank_index: int,
+    client: Client,
+    *,
+    master_address: str,
+    master_port: int,
+    workers: int,
 ) -> Sender:
     """The sender of a weight-transfer back end.
 
