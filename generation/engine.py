@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.schema import EngineSettings, SamplingSettings
 from generation.groups import Completion, Group
@@ -190,7 +191,7 @@ class Engine:
             for output in outputs
         ]
 
-    def _text(self, token_ids: Sequence[int]) -> str:
+    def _text(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
         """Without special tokens, and cut before a stop string, as vLLM gives it."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         cuts = [text.index(stop) for stop in self._spec.sampling.stop if stop in text]

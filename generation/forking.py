@@ -93,13 +93,13 @@ class Branch:
     def draw(self, logits: torch.Tensor, generated: int, tail: Callable[[], handover.Tail | None]) -> int:
         """Splits the branch at its next token and returns the token that goes on in place.
 
-        logits: [vocabulary] float32, before temperature (0 takes the likeliest token). generated: tokens since `start`.
-        tail: copies the tail of the prefix.
+        logits: [vocabulary] float32, before temperature (0 takes the likeliest token).
+        generated: tokens since `start`. tail: copies the tail of the prefix.
         """
         path = self.token_ids[: self.start + generated]
-        values = logits.float().cpu().numpy()
+        values: NDArray[np.float32] = logits.float().cpu().numpy()
         if self.temperature:
-            values = values / np.float32(self.temperature)
+            values = (values / self.temperature).astype(np.float32, copy=False)
             allowed = self.truncation.apply(values)
             token_ids, counts = multinomial(_cumulative(allowed), self.count, _generator(self.seed, path))
         else:

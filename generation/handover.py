@@ -82,6 +82,7 @@ class TailHandover(KVConnectorBase_V1):
             self._loads.append((blocks.get_block_ids()[0][tail.start // self._block_size], tail))
 
     def build_connector_meta(self, scheduler_output: Any) -> _Plan:
+        assert self._kv_cache_manager is not None
         blocks = {
             ticket: self._kv_cache_manager.get_block_ids(request_id)[0]
             for request_id in scheduler_output.num_scheduled_tokens

@@ -64,7 +64,7 @@ class EngineClient:
     def start_weight_update(self) -> None:
         self._all("start_weight_update")
 
-    def update_weights(self, update_info: dict[str, Any]) -> None:
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Puts the bucket into Ray's object store once; engines on the same machine map it."""
         self._all("update_weights", ray.put(update_info))
 

@@ -145,7 +145,7 @@ def _start_engines(prepared: Prepared, placement: Placement) -> dict[str, Any]:
     )
     threads = _threads(config.engine.threads, len(placement.engines))
     return {
-        f"engine {index}": ray.remote(EngineProcess).options(**options, runtime_env=threads).remote(spec)
+        f"engine {index}": _actor(EngineProcess).options(**options, runtime_env=threads).remote(spec)
         for index, options in enumerate(placement.engines)
     }
 
@@ -155,7 +155,7 @@ def _start_ranks(prepared: Prepared, placement: Placement, engines: Mapping[str,
     start = config.cluster.start_timeout
     threads = _threads(config.training.threads, len(placement.ranks))
     ranks = {
-        f"rank {index}": ray.remote(RankProcess).options(**options, runtime_env=threads).remote()
+        f"rank {index}": _actor(RankProcess).options(**options, runtime_env=threads).remote()
         for index, options in enumerate(placement.ranks)
     }
     address = wait({"rank 0": ranks["rank 0"].address.remote()}, "starting", start, "cluster.start_timeout")
@@ -196,3 +196,8 @@ def _threads(configured: int | None, sharing: int) -> dict[str, Any]:
     """Ray would give every process one thread. Engines and ranks take turns: each kind gets all cores."""
     threads = configured or max(1, len(os.sched_getaffinity(0)) // sharing)
     return {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+
+
+def _actor(process: type) -> Any:
+    """Ray's types do not know that a decorated class has `options`."""
+    return ray.remote(process)

@@ -107,7 +107,7 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
     if path.is_file() and not path.stat().st_size:
         return ()
 
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     try:
         if path.is_file():

@@ -171,9 +171,9 @@ def _worth_evaluating(config: Config, rewards: Mapping[str, float], prompts: Seq
 def _why_stop(config: Config, latest: Evaluation, version: int, step: int, seconds: float) -> str | None:
     """Why the run ends before the next step, or None."""
     run = config.run
-    if run.target_reward is not None and latest.policy_version == version:
-        if evaluation.reaches(latest, run.target_reward):
-            return f"The target, a mean reward of {run.target_reward:g}, is reached."
+    target = run.target_reward
+    if target is not None and latest.policy_version == version and evaluation.reaches(latest, target):
+        return f"The target, a mean reward of {target:g}, is reached."
     if run.max_steps is not None and step >= run.max_steps:
         return f"All {run.max_steps} steps (run.max_steps) are done."
     if run.max_seconds is not None and seconds >= run.max_seconds:

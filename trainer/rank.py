@@ -132,6 +132,9 @@ class Rank:
             lr_scheduler=schedule,
         )
         self._engine.train()
+        if world_size == 1 and spec.training.zero_stage == 0:
+            # DeepSpeed would copy all gradients to and fro for an average over one rank.
+            self._engine.enable_backward_allreduce = False
         # No reference model is loaded, or run, when nothing depends on it.
         self._reference = load().to(self._device).eval() if spec.training.beta else None
 
@@ -210,14 +213,26 @@ class Rank:
                 f"The loss on rank {self._spec.rank} is {sums['loss']}. The weights are as before this update. "
                 "Look for infinite rewards, or lower training.learning_rate."
             )
-        self._engine.step()
-        grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
+        grad_norm = self._step()
         if not math.isfinite(grad_norm):
             raise UpdateError(
                 f"The gradient norm on rank {self._spec.rank} is {grad_norm}. "
                 "Lower training.learning_rate, or use model.dtype float32."
             )
         return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate)
+
+    def _step(self) -> float:
+        """Clips and applies the gradients; their norm before clipping."""
+        import torch
+
+        if hasattr(self._engine.optimizer, "_global_grad_norm"):
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm())
+        # Without ZeRO, in float32, DeepSpeed keeps no norm; the gradients are whole and averaged by now.
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._engine.step()
+        return norm
 
     def weights(self) -> Iterator[tuple[str, Any]]:
         """Every weight by its name in the Hugging Face format, whole, in the model's dtype.

@@ -18,7 +18,7 @@ COLLAPSED_SHARE = 0.9
 
 
 def classify(scored: ScoredGroup, best_reward: float) -> Kind:
-    """What the group can teach (DESIGN.md, "Signal").
+    """What the group can teach (docs/design.md, "Signal").
 
     learning: rewards differ. solved: one reward, the task's best. collapsed: one reward below the best and
     (nearly) one text. floor: one reward below the best and many texts.
@@ -36,7 +36,7 @@ def teaches(scored: ScoredGroup, kind: Kind, best_reward: float, base_temperatur
 
     A learning group teaches, with one exception: a rescue (sampled above `base_temperature`) without any best
     answer. There GRPO would push towards the least wrong completion, which is the very text the prompt had
-    collapsed onto (FACTS.md, "A real model").
+    collapsed onto.
     """
     rescue = scored.group.temperature > base_temperature
     return kind == "learning" and (not rescue or _holds_best(scored, best_reward))

@@ -1,0 +1,71 @@
+"""A rank's process, which runs jobs on the real DeepSpeed."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from configs.schema import TrainingSettings
+from trainer.advantages import Lesson
+from trainer.forest import pack
+from trainer.rank import Rank, RankReport, RankSpec, UpdateError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a new `Rank` is to do: an update for each of `steps`, in turn."""
+
+    name: str
+    model: str
+    training: TrainingSettings
+    steps: tuple[tuple[Lesson, ...], ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it on one rank.
+
+    micro_batches: of each step, on this rank. error: of the update that was refused, which ends the job.
+    """
+
+    reports: tuple[RankReport, ...]
+    weights: dict[str, torch.Tensor]
+    micro_batches: tuple[int, ...]
+    error: str | None
+
+
+def main(path: Path, rank: int) -> None:
+    """Reads port and jobs from the file at `path`, and writes what was done beside it, as `.0`, `.1` and so on."""
+    port, jobs = pickle.loads(path.read_bytes())
+    done = {job.name: _run(job, rank, port) for job in jobs}
+    path.with_suffix(f".{rank}").write_bytes(pickle.dumps(done))
+
+
+def _run(job: Job, rank: int, port: int) -> Done:
+    spec = RankSpec(
+        rank=rank,
+        model=job.model,
+        dtype=job.dtype,
+        trust_remote_code=False,
+        gpu=False,
+        training=job.training,
+        max_steps=None,
+        master_address="127.0.0.1",
+        master_port=port,
+        timeout=60.0,
+        seed=0,
+    )
+    worker = Rank(spec)
+    reports, micro_batches, error = [], [], None
+    for lessons in job.steps:
+        batch = pack(lessons, job.training.ranks, job.training.micro_batch_tokens)
+        micro_batches.append(len(batch.forests[rank]))
+        try:
+            reports.append(worker.update(batch.forests[rank], batch.num_samples))
+        except UpdateError as refusal:
+            error = str(refusal)
+            break
+    weights = {name: weight.detach().clone() for name, weight in worker.weights()}
+    return Done(tuple(reports), weights, tuple(micro_batches), error)

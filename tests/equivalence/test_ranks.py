@@ -1,0 +1,248 @@
+"""One step is the same step however it is shared out, with the real DeepSpeed over gloo.
+
+One set of processes for each number of ranks runs all jobs in turn: starting them is what takes the time.
+"""
+
+import math
+import os
+import pickle
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import TrainingSettings
+from tests.equivalence.dense import make_lesson
+from tests.equivalence.rank_process import Done, Job
+from tests.tiny import VOCABULARY, load_tiny_model, make_tiny_model
+from trainer.advantages import Lesson
+from trainer.rank import RankReport
+
+pytestmark = pytest.mark.timeout(240)
+
+ROOT = Path(__file__).parents[2]
+LEARNING_RATE = 1e-3
+NODES = 24
+"""Size of a micro-batch: one of `lessons` fills it."""
+
+
+def lessons(count: int, seed: int) -> tuple[Lesson, ...]:
+    """Groups whose trees nearly fill a micro-batch each, at several temperatures."""
+    draw = random.Random(seed)
+
+    def tokens(length: int) -> list[int]:
+        return [draw.randrange(len(VOCABULARY)) for _ in range(length)]
+
+    return tuple(
+        make_lesson(
+            tokens(9),
+            [
+                (tokens(length), draw.randint(1, 60), reward)
+                for length, reward in ((4, 1.0), (5, -0.5), (6, -1.0))
+            ],
+            temperature,
+        )
+        for _, temperature in zip(range(count), (1.0, 1.4, 0.7, 1.0), strict=False)
+    )
+
+
+STEPS = (lessons(4, 1), lessons(4, 2))
+UNEVEN = (lessons(3, 3), lessons(3, 4))
+
+
+def job(
+    name: str, ranks: int, zero_stage: int, steps: Any = STEPS, dtype: str = "float32", **training: Any
+) -> Job:
+    settings: dict[str, Any] = {"learning_rate": LEARNING_RATE, "micro_batch_tokens": NODES} | training
+    return Job(name, "", TrainingSettings(ranks=ranks, zero_stage=zero_stage, **settings), steps, dtype)
+
+
+HARDER = {"num_iterations": 2, "beta": 0.1, "epsilon": 0.01}
+BROKEN = (replace(STEPS[0][0], advantages=np.array([1.0, math.inf, 0.0])), *STEPS[0][1:])
+JOBS = {
+    1: [
+        *(job(f"zero {stage}", 1, stage) for stage in range(4)),
+        job("uneven", 1, 1, UNEVEN),
+        job("harder", 1, 1, **HARDER),
+        job("broken", 1, 1, (BROKEN,)),
+        job("nothing", 1, 1, ()),
+        job("twelve", 1, 1, STEPS * 6, learning_rate=1e-4),
+        job("bfloat16", 1, 1, STEPS * 6, "bfloat16", learning_rate=1e-4),
+        job("bfloat16, one step", 1, 1, STEPS[:1], "bfloat16", learning_rate=1e-4),
+        job("bfloat16, zero 0", 1, 0, STEPS * 6, "bfloat16", learning_rate=1e-4),
+    ],
+    2: [
+        *(job(f"zero {stage}", 2, stage) for stage in range(4)),
+        *(job(f"uneven, zero {stage}", 2, stage, UNEVEN) for stage in (0, 2, 3)),
+        *(job(f"harder, zero {stage}", 2, stage, **HARDER) for stage in (1, 3)),
+        job("bfloat16", 2, 2, STEPS * 6, "bfloat16", learning_rate=1e-4),
+    ],
+    4: [job(f"zero {stage}", 4, stage) for stage in range(4)],
+}
+
+Results = Callable[[int, str], list[Done]]
+"""Number of ranks, name of a job -> what each rank did."""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("ranks")
+    model = make_tiny_model(folder / "model")
+    done: dict[int, list[dict[str, Done]]] = {}
+
+    def get(ranks: int, name: str) -> list[Done]:
+        if ranks not in done:
+            done[ranks] = launch(
+                folder / f"{ranks}.jobs", [replace(job, model=model) for job in JOBS[ranks]], ranks
+            )
+        return [rank[name] for rank in done[ranks]]
+
+    return get
+
+
+def launch(path: Path, jobs: Sequence[Job], ranks: int) -> list[dict[str, Done]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path.write_bytes(pickle.dumps((port, jobs)))
+    logs = [path.with_suffix(f".log{rank}") for rank in range(ranks)]
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as file:
+            call = f"from tests.equivalence.rank_process import *; main(Path({str(path)!r}), {rank})"
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", call],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        for process, log in zip(processes, logs, strict=True):
+            assert process.wait(timeout=200) == 0, log.read_text()[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [pickle.loads(path.with_suffix(f".{rank}").read_bytes()) for rank in range(ranks)]
+
+
+def start(results: Results) -> dict[str, torch.Tensor]:
+    (done,) = results(1, "nothing")
+    return done.weights
+
+
+def assert_same_steps(ours: Sequence[Done], theirs: Sequence[Done], before: dict[str, torch.Tensor]) -> None:
+    """Of the same weights, the same updates.
+
+    The gradient's length shows in `grad_norm`, and AdamW's step hides it: it is nearly learning_rate × sign(gradient)
+    at first. So weights show the direction, but rounding decides it where a gradient nearly cancels: one weight in a
+    thousand may differ.
+    """
+    for step, reports in enumerate(zip(*(done.reports for done in ours), strict=True)):
+        (expected,) = {together([done.reports[step] for done in theirs])}
+        found = together(reports)
+        for field in ("loss", "kl", "clip_fraction", "logprob_gap", "learning_rate"):
+            # The second step starts from the first one's weights.
+            assert getattr(found, field) == pytest.approx(getattr(expected, field), rel=1e-4, abs=1e-6), field
+        assert found.grad_norm > 0
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5 if step == 0 else 1e-4)
+        assert len({report.grad_norm for report in reports}) == 1
+    for other in ours[1:]:
+        assert all(torch.equal(weight, ours[0].weights[name]) for name, weight in other.weights.items())
+    assert ours[0].weights.keys() == theirs[0].weights.keys() == before.keys()
+    moved, apart = [], []
+    for name, weight in theirs[0].weights.items():
+        assert not torch.equal(weight, before[name]), name
+        moved.append((weight - before[name]).abs().flatten())
+        apart.append((weight - ours[0].weights[name]).abs().flatten())
+    assert (torch.cat(moved) > 0.1 * LEARNING_RATE).float().mean() > 0.5
+    assert (torch.cat(apart) > 0.001 * LEARNING_RATE).float().mean() < 0.001
+
+
+def together(reports: Sequence[RankReport]) -> RankReport:
+    return RankReport(
+        loss=sum(report.loss for report in reports),
+        kl=sum(report.kl for report in reports),
+        clip_fraction=sum(report.clip_fraction for report in reports),
+        logprob_gap=sum(report.logprob_gap for report in reports),
+        grad_norm=reports[0].grad_norm,
+        learning_rate=reports[0].learning_rate,
+    )
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_any_number_of_ranks_and_any_zero_stage_make_the_same_step(
+    results: Results, ranks: int, zero_stage: int
+) -> None:
+    ours = results(ranks, f"zero {zero_stage}")
+    assert [done.micro_batches for done in ours] == [(4 // ranks,) * 2] * ranks
+    assert_same_steps(ours, results(1, "zero 1"), start(results))
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_rank_may_have_less_to_do(results: Results, zero_stage: int) -> None:
+    """Three micro-batches on two ranks: one is empty."""
+    ours = results(2, f"uneven, zero {zero_stage}")
+    assert [done.micro_batches for done in ours] == [(2, 2)] * 2
+    assert_same_steps(ours, results(1, "uneven"), start(results))
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_several_iterations_with_a_reference(results: Results, zero_stage: int) -> None:
+    theirs = results(1, "harder")
+    assert theirs[0].reports[0].kl > 0
+    assert theirs[0].reports[0].clip_fraction > 0
+    assert_same_steps(results(2, f"harder, zero {zero_stage}"), theirs, start(results))
+
+
+def test_weights_are_the_models_own(results: Results, tmp_path: Path) -> None:
+    model = load_tiny_model(make_tiny_model(tmp_path))
+    expected = dict(model.named_parameters())
+    assert start(results).keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in start(results).items())
+
+
+def test_a_loss_that_is_no_number_is_refused(results: Results) -> None:
+    (done,) = results(1, "broken")
+    assert done.error is not None
+    assert done.error.startswith("The loss on rank 0 is ")
+    assert "lower training.learning_rate" in done.error
+    assert all(torch.equal(weight, start(results)[name]) for name, weight in done.weights.items())
+
+
+def test_bfloat16_weights_have_float32_masters(results: Results) -> None:
+    """Twelve steps, each far below bfloat16's resolution for most weights, add up as they do in float32. Without
+    masters they would be rounded away one by one."""
+    before = start(results)
+    (twelve,), (single,) = results(1, "twelve"), results(1, "bfloat16, one step")
+    for ours in (results(1, "bfloat16"), results(1, "bfloat16, zero 0"), results(2, "bfloat16")):
+        for done in ours:
+            assert all(weight.dtype == torch.bfloat16 for weight in done.weights.values())
+            assert all(math.isfinite(report.loss) and report.grad_norm > 0 for report in done.reports)
+        # Weights of about 0.25 have steps of 0.001.
+        large = {name: (weight.abs() > 0.25) & (weight.abs() < 0.5) for name, weight in before.items()}
+
+        def moved(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+            return torch.cat(
+                [(weights[name].float() - before[name].bfloat16().float())[large[name]] for name in large]
+            )
+
+        expected = torch.cat([(twelve.weights[name] - before[name])[large[name]] for name in large])
+        assert (moved(single.weights) != 0).float().mean() < 0.2
+        far = expected.abs() > 0.0009
+        assert far.float().mean() > 0.3
+        assert torch.corrcoef(torch.stack([moved(ours[0].weights)[far], expected[far]]))[0, 1] > 0.7
+        assert moved(ours[0].weights)[far].abs().mean() > 0.5 * expected[far].abs().mean()

@@ -1,0 +1,114 @@
+"""Hand-written stand-ins for the loop's ports: a policy that is a number, and no Ray, vLLM or DeepSpeed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from generation.engine import SampleRequest
+from generation.groups import Completion, Group
+from rewards.prompts import Prompt, Verdict
+from trainer.forest import Batch
+from trainer.metrics import StepMetrics
+from trainer.rank import RankReport
+from trainer.scored import ScoredGroup
+from trainer.signal import Kind
+
+
+@dataclass
+class FakeModel:
+    """Answers "right" with probability `skill`, which an update raises by `pace`."""
+
+    skill: float = 0.25
+    pace: float = 0.25
+    trained_version: int = 0
+    published_version: int = 0
+    events: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FakeGenerator:
+    """Splits every group by the published skill, without chance; hot groups always hold a right answer."""
+
+    model: FakeModel
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        self.model.events.append(f"sample {len(requests)} at version {self.model.published_version}")
+        return tuple(self._group(request) for request in requests)
+
+    def _group(self, request: SampleRequest) -> Group:
+        n = request.num_generations
+        right = round(n * self.model.skill) if request.temperature else n * (self.model.skill >= 0.5)
+        if request.temperature > 1.0:
+            right = max(1, right)
+        counts = {"right": int(right), "wrong": n - int(right)}
+        completions = tuple(completion(text, count) for text, count in counts.items() if count)
+        return Group(request.prompt, completions, request.temperature, self.model.published_version)
+
+
+class FakeScorer:
+    """Right is 1.0, wrong −0.5."""
+
+    def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+        return tuple(
+            ScoredGroup(
+                group,
+                tuple(
+                    Verdict(1.0, "correct") if c.text == "right" else Verdict(-0.5, "wrong")
+                    for c in group.completions
+                ),
+            )
+            for group in groups
+        )
+
+
+@dataclass(frozen=True)
+class FakeLearner:
+    """Raises the skill; the engines do not know before the weights are published."""
+
+    model: FakeModel
+
+    def update(self, batch: Batch) -> RankReport:
+        self.model.events.append(f"update on {batch.num_samples} samples")
+        self.model.trained_version += 1
+        return RankReport(0.5, 0.0, 0.0, 0.001, 2.0, 1e-5)
+
+
+@dataclass(frozen=True)
+class FakePublisher:
+    """Hands the skill over."""
+
+    model: FakeModel
+
+    def publish(self, policy_version: int) -> None:
+        self.model.events.append(f"publish {policy_version}")
+        assert policy_version == self.model.trained_version
+        self.model.published_version = policy_version
+        self.model.skill = min(1.0, self.model.skill + self.model.pace)
+
+
+@dataclass
+class FakeJournal:
+    """Keeps everything."""
+
+    phases: list[str] = field(default_factory=list)
+    steps: list[StepMetrics] = field(default_factory=list)
+    groups: list[Sequence[tuple[ScoredGroup, Kind]]] = field(default_factory=list)
+
+    def phase(self, text: str) -> None:
+        self.phases.append(text)
+
+    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+        self.steps.append(step)
+        self.groups.append(groups)
+
+
+def completion(text: str, count: int) -> Completion:
+    """`text` as a completion of two tokens."""
+    token_ids = np.array([len(text), 2], dtype=np.int32)
+    return Completion(token_ids, text, np.array([-0.5, -0.1], dtype=np.float32), "stop", count)
+
+
+def prompt(name: str) -> Prompt:
+    """A prompt of three tokens."""
+    return Prompt(name, ({"role": "user", "content": f"{name}?"},), {}, (1, 5, 9), None)

@@ -1,0 +1,520 @@
+"""The engine, with the real vLLM in this process, against transformers.
+
+An engine takes seconds to start and two in one process disturb each other, so the tests share one: it forks and has
+tied embeddings. The last test runs them all again in a process with another engine.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import LlamaForCausalLM
+
+from configs.schema import EngineSettings, SamplingSettings
+from generation import forking, handover
+from generation.buckets import pack
+from generation.checksum import checksum
+from generation.engine import Engine, EngineError, EngineSpec, SampleRequest, seed_of
+from generation.groups import Completion, Group
+from rewards.prompts import Prompt
+from tests.statistics import SUSPICIOUS, surprise
+from tests.tiny import CONTEXT, END, VOCABULARY, load_tiny_model, make_tiny_model, random_prompt
+
+pytestmark = pytest.mark.timeout(240)
+
+STOCK = "COHORT_TEST_STOCK_ENGINE"
+"""Set, the engine draws every sample by itself, and has a head of its own."""
+
+forks = pytest.mark.skipif(STOCK in os.environ, reason="this engine does not fork")
+
+END_ID = VOCABULARY.index(END)
+PROMPT = random_prompt(9)
+
+
+class Pair:
+    """An engine and what transformers makes of the weights that it should hold."""
+
+    def __init__(self, folder: str, **engine: Any) -> None:
+        self.reference = load_tiny_model(folder)
+        self.engine = Engine(
+            EngineSpec(
+                model=folder,
+                dtype="float32",
+                trust_remote_code=False,
+                context_length=CONTEXT,
+                backend="shared_memory",
+                gpu=False,
+                engine=EngineSettings(**engine),
+                sampling=SamplingSettings(),
+            )
+        )
+
+    def sample(self, *requests: SampleRequest, **sampling: Any) -> tuple[Group, ...]:
+        """With sampling settings other than those that the engine was started with: it reads them anew each time."""
+        engine = copy.copy(self.engine)
+        engine._spec = replace(
+            engine._spec, sampling=SamplingSettings(**{"max_completion_length": 4} | sampling)
+        )
+        return engine.sample(requests)
+
+    def publish(self, model: LlamaForCausalLM, version: int, bucket_bytes: int = 50_000) -> None:
+        """All of `model`'s weights, as the trainer sends them."""
+        weights = list(model.named_parameters())
+        self.engine.start_weight_update()
+        for data, layout in pack(weights, bucket_bytes):
+            self.engine.update_weights({"data": data, "layout": layout})
+        self.engine.finish_weight_update(str(version))
+        self.engine.confirm(version, checksum(weights))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """vLLM binds threads to cores and sets environment variables: other tests get the process back as it was."""
+    cores, environment, threads = os.sched_getaffinity(0), dict(os.environ), torch.get_num_threads()
+    stock = STOCK in os.environ
+    folder = make_tiny_model(tmp_path_factory.mktemp("model"), tied=not stock)
+    yield Pair(folder, fork="off" if stock else "auto")
+    os.sched_setaffinity(0, cores)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+
+
+def ask(
+    prompt: Prompt = PROMPT, num_generations: int = 16, temperature: float = 1.0, seed: int = 1
+) -> SampleRequest:
+    return SampleRequest(prompt, num_generations, temperature, seed_of(seed, prompt.id))
+
+
+def said(group: Group) -> dict[tuple[int, ...], int]:
+    """Token ids -> count."""
+    return {tuple(c.token_ids.tolist()): c.count for c in group.completions}
+
+
+def log_probabilities(
+    model: LlamaForCausalLM, prompt: Prompt, continuations: Sequence[Sequence[int]], temperature: float
+) -> NDArray[np.float64]:
+    """[continuations, position + 1, vocabulary] of the token after each prefix of each continuation. Transformers,
+    padded on the right."""
+    longest = max(len(tokens) for tokens in continuations)
+    rows = [[*prompt.token_ids, *tokens, *[0] * (longest - len(tokens))] for tokens in continuations]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor(rows)).logits[:, len(prompt.token_ids) - 1 :]
+    scaled: NDArray[np.float64] = (logits.double() / temperature).log_softmax(-1).numpy()
+    return scaled
+
+
+def gap(model: LlamaForCausalLM, group: Group, temperature: float | None = None) -> float:
+    """Largest difference between the group's log-probabilities and transformers'."""
+    tokens = [completion.token_ids.tolist() for completion in group.completions]
+    expected = log_probabilities(model, group.prompt, tokens, temperature or group.temperature)
+    return max(
+        float(np.abs(completion.logprobs - row[range(len(ids)), ids]).max())
+        for completion, row, ids in zip(group.completions, expected, tokens, strict=True)
+    )
+
+
+# Groups
+
+
+def test_counts_sum_to_num_generations(pair: Pair) -> None:
+    requests = [
+        ask(random_prompt(length, seed), n, temperature, seed)
+        for seed, (length, n, temperature) in enumerate(
+            [(1, 1, 1.0), (40, 2, 0.3), (33, 7, 2.0), (40, 64, 0.1), (5, 256, 1.3)]
+        )
+    ]
+    groups = pair.sample(*requests)
+    assert [group.prompt for group in groups] == [request.prompt for request in requests]
+    assert [group.temperature for group in groups] == [request.temperature for request in requests]
+    assert [group.num_generations for group in groups] == [1, 2, 7, 64, 256]
+    for group in groups:
+        assert len(said(group)) == len(group.completions)
+        assert all(1 <= len(c.token_ids) <= 4 for c in group.completions)
+        assert group.policy_version == pair.engine.policy_version
+
+
+def test_a_seed_gives_one_group_whatever_else_is_sampled(pair: Pair) -> None:
+    others = [ask(random_prompt(20, index), seed=index) for index in range(3)]
+    (alone,), (*_, among) = pair.sample(ask()), pair.sample(*others, ask())
+    assert said(alone) == said(among)
+
+
+def test_seeds_and_prompts_give_other_groups(pair: Pair) -> None:
+    groups = pair.sample(ask(seed=1), ask(seed=2), ask(random_prompt(9, 1), seed=1))
+    assert len({frozenset(said(group).items()) for group in groups}) == 3
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_logprobs_are_of_the_temperature_sampled_at(pair: Pair, temperature: float) -> None:
+    (group,) = pair.sample(ask(num_generations=100, temperature=temperature), max_completion_length=6)
+    assert len(group.completions) > 5
+    assert gap(pair.reference, group) < 1e-4
+    assert gap(pair.reference, group, 1.1 * temperature) > 1e-2
+
+
+def test_logprobs_around_the_block_size(pair: Pair) -> None:
+    """vLLM shares full blocks of 32 tokens, and forks are handed the rest."""
+    requests = [ask(random_prompt(length), 12, 1.5) for length in (1, 31, 32, 33, 63, 64, 65)]
+    for group in pair.sample(*requests, max_completion_length=40):
+        assert max(len(c.token_ids) for c in group.completions) == 40
+        assert gap(pair.reference, group) < 1e-4
+
+
+def test_logprobs_are_the_same_when_a_prompt_is_asked_again(pair: Pair) -> None:
+    """From cached prefixes then, of this prompt and of those that begin alike."""
+    longer = random_prompt(70)
+    shorter = replace(longer, token_ids=longer.token_ids[:50])
+    for prompt in (longer, longer, shorter):
+        (group,) = pair.sample(ask(prompt))
+        assert gap(pair.reference, group) < 1e-4
+
+
+@forks
+def test_what_forks_are_handed_matters(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the tests above would not test it."""
+    copies, tail_of = [], handover.tail
+
+    def tail(ticket: int, length: int) -> handover.Tail | None:
+        found = tail_of(ticket, length)
+        copies.append(length)
+        return found and replace(found, layers=tuple(torch.zeros_like(layer) for layer in found.layers))
+
+    monkeypatch.setattr(handover, "tail", tail)
+    (group,) = pair.sample(ask(random_prompt(41), 50))
+    assert copies
+    assert gap(pair.reference, group) > 1e-2
+
+
+@forks
+def test_nothing_is_left_behind(pair: Pair) -> None:
+    pair.sample(ask(num_generations=64))
+    assert not handover.TICKETS
+    assert not pair.engine._llm.llm_engine.has_unfinished_requests()
+
+
+@forks
+def test_a_failure_while_sampling_leaves_a_clean_engine(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(forking.Branch, "advance", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+        with pytest.raises(RuntimeError, match="broken"):
+            pair.sample(ask(), ask(seed=2))
+    assert not handover.TICKETS
+    assert not pair.engine._llm.llm_engine.has_unfinished_requests()
+    (group,) = pair.sample(ask())
+    assert gap(pair.reference, group) < 1e-4
+
+
+# The distribution
+
+
+def surprises(pair: Pair, num_generations: int, groups: int, temperature: float) -> tuple[float, float]:
+    """How far first tokens, and first two tokens, of many groups are from transformers' probabilities."""
+    requests = [
+        ask(num_generations=num_generations, temperature=temperature, seed=seed) for seed in range(groups)
+    ]
+    total: Counter[tuple[int, ...]] = Counter()
+    for group in pair.sample(*requests, max_completion_length=2):
+        total.update(said(group))
+    every = range(len(VOCABULARY))
+    table = log_probabilities(pair.reference, PROMPT, [[token] for token in every], temperature)
+    first = np.exp(table[0, 0])
+    pairs = {
+        **{(a, b): first[a] * np.exp(table[a, 1, b]) for a in every for b in every if a != END_ID},
+        (END_ID,): first[END_ID],
+    }
+    assert set(total) <= set(pairs)
+    firsts: Counter[int] = Counter()
+    for tokens, count in total.items():
+        firsts[tokens[0]] += count
+    return (
+        surprise([firsts[token] for token in every], first),
+        surprise([total[tokens] for tokens in pairs], list(pairs.values())),
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_generations", "groups", "temperature"), [(256, 24, 1.0), (10_000, 1, 1.7), (2, 500, 0.6)]
+)
+def test_samples_are_distributed_as_the_model_says(
+    pair: Pair, num_generations: int, groups: int, temperature: float
+) -> None:
+    assert np.abs(surprises(pair, num_generations, groups, temperature)).max() < SUSPICIOUS
+
+
+def flattened(cumulative: NDArray[np.float64], count: int, rng: np.random.Generator) -> Any:
+    return UNBIASED(np.diff(cumulative, prepend=0.0).__pow__(0.9).cumsum(), count, rng)
+
+
+def alike(cumulative: NDArray[np.float64], count: int, rng: np.random.Generator) -> Any:
+    """The same random numbers in every group."""
+    return UNBIASED(cumulative, count, np.random.default_rng(0))
+
+
+UNBIASED = forking.multinomial
+
+
+@forks
+@pytest.mark.parametrize("biased", [flattened, alike])
+def test_a_biased_draw_is_caught(pair: Pair, monkeypatch: pytest.MonkeyPatch, biased: Any) -> None:
+    monkeypatch.setattr(forking, "multinomial", biased)
+    assert np.abs(surprises(pair, 256, 24, 1.0)).max() > SUSPICIOUS
+
+
+# Where completions end, and which tokens they are made of
+
+
+def cut(group: Group, ends: set[int], length: int) -> dict[tuple[int, ...], int]:
+    """What the group would have said, had completions ended at `ends` or after `length` tokens."""
+    shorter: Counter[tuple[int, ...]] = Counter()
+    for tokens, count in said(group).items():
+        end = next((i + 1 for i, token in enumerate(tokens) if token in ends), length)
+        shorter[tokens[: min(end, length)]] += count
+    return dict(shorter)
+
+
+def test_end_of_turn_stops_and_the_limit_cuts(pair: Pair) -> None:
+    request = ask(num_generations=256, temperature=1.5)
+    (long,) = pair.sample(request, max_completion_length=5)
+    assert any(completion.token_ids[-1] == END_ID for completion in long.completions)
+    for completion in long.completions:
+        tokens = completion.token_ids.tolist()
+        assert END_ID not in tokens[:-1]
+        assert completion.finish_reason == ("stop" if tokens[-1] == END_ID else "length")
+        assert len(tokens) == 5 or tokens[-1] == END_ID
+        words = [VOCABULARY[token] for token in tokens if not VOCABULARY[token].startswith("<")]
+        assert completion.text.split() == words
+    for length in (1, 2):
+        (short,) = pair.sample(request, max_completion_length=length)
+        assert said(short) == cut(long, {END_ID}, length)
+
+
+def test_stop_strings_end_completions(pair: Pair) -> None:
+    request = ask(num_generations=256, temperature=1.5)
+    (free,) = pair.sample(request, max_completion_length=5)
+    common = Counter[str]()
+    for completion in free.completions:
+        common.update({word: completion.count for word in set(completion.text.split()) if len(word) > 2})
+    first, second = (word for word, _ in common.most_common(2))
+    ends = {token for token, word in enumerate(VOCABULARY) if first in word or second in word}
+    (group,) = pair.sample(request, max_completion_length=5, stop=(first, second))
+    assert said(group) == cut(free, ends | {END_ID}, 5)
+    stopped = [c for c in group.completions if c.token_ids[-1] in ends]
+    assert stopped
+    for completion in stopped:
+        assert completion.finish_reason == "stop"
+        assert first not in completion.text and second not in completion.text
+    assert gap(pair.reference, group) < 1e-4
+
+
+def greedy(model: LlamaForCausalLM, prompt: Prompt, length: int) -> tuple[int, ...]:
+    tokens: list[int] = []
+    while len(tokens) < length and (not tokens or tokens[-1] != END_ID):
+        tokens.append(int(log_probabilities(model, prompt, [tokens], 1.0)[0, -1].argmax()))
+    return tuple(tokens)
+
+
+def test_temperature_0_is_greedy(pair: Pair) -> None:
+    prompts = [random_prompt(length) for length in (3, 30, 40, 64)]
+    groups = pair.sample(
+        *(ask(prompt, 1, 0.0, seed) for seed, prompt in enumerate(prompts)), max_completion_length=12
+    )
+    for prompt, group in zip(prompts, groups, strict=True):
+        assert said(group) == {greedy(pair.reference, prompt, 12): 1}
+        assert gap(pair.reference, group, 1.0) < 1e-4
+
+
+def test_top_k_1_is_greedy_at_any_temperature(pair: Pair) -> None:
+    (group,) = pair.sample(ask(num_generations=40, temperature=2.0), top_k=1, max_completion_length=12)
+    assert said(group) == {greedy(pair.reference, PROMPT, 12): 40}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.3}, {"top_k": 5, "top_p": 0.6}]
+)
+def test_truncation_leaves_out_unlikely_tokens(pair: Pair, setting: dict[str, Any]) -> None:
+    request = ask(num_generations=256, temperature=1.2)
+    (free,), (group,) = pair.sample(request), pair.sample(request, **setting)
+    assert unlikely(pair.reference, group, setting) == 0
+    assert unlikely(pair.reference, free, setting) > 0
+    assert len(group.completions) > 1
+    if STOCK not in os.environ:  # vLLM's are of the distribution after truncation
+        assert gap(pair.reference, group) < 1e-4
+
+
+def unlikely(model: LlamaForCausalLM, group: Group, setting: dict[str, Any]) -> int:
+    """How many tokens of the group's completions truncation should have left out."""
+    tokens = [completion.token_ids.tolist() for completion in group.completions]
+    table = np.exp(log_probabilities(model, group.prompt, tokens, group.temperature))
+    found = 0
+    for row, ids in zip(table, tokens, strict=True):
+        for probabilities, token in zip(row, ids, strict=False):
+            probable = np.sort(probabilities)[::-1]
+            above = probable[probable > probabilities[token] * (1 + 1e-4)]
+            kept = probable[: setting.get("top_k", len(probable))].sum()
+            found += (
+                len(above) >= setting.get("top_k", len(probable))
+                or above.sum() / kept >= setting.get("top_p", 1.0) + 1e-4
+                or probabilities[token] < setting.get("min_p", 0.0) * probable[0] * (1 - 1e-4)
+            )
+    return found
+
+
+# Weights
+
+
+@pytest.fixture
+def restored(pair: Pair) -> Iterator[Pair]:
+    """The engine gets its first weights back, whatever happened to it."""
+    original = pair.reference
+    yield pair
+    pair.reference = original
+    pair.publish(original, 1000 + pair.engine.policy_version)
+    (group,) = pair.sample(ask())
+    assert gap(original, group) < 1e-4
+
+
+def perturbed(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
+    """Another policy. Every weight is changed, the embeddings beyond recognition."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in other.named_parameters():
+        size = 1.0 if "embed_tokens" in name else 0.1
+        weight.add_(torch.randn(weight.shape, generator=generator), alpha=size)
+    return other
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 50_000, 1 << 30], ids=["one each", "some", "one bucket"])
+def test_publishing_makes_the_engine_agree_with_the_trainer(restored: Pair, bucket_bytes: int) -> None:
+    prompts = [random_prompt(length) for length in (5, 40)]
+    latest = restored.reference
+    first = restored.engine.policy_version + 1
+    for version in (first, first + 1):
+        before = latest
+        latest = perturbed(before, version)
+        restored.sample(*map(ask, prompts))  # cached prefixes of the weights before
+        restored.publish(latest, version, bucket_bytes)
+        for group in restored.sample(*map(ask, prompts)):
+            assert group.policy_version == version
+            assert gap(latest, group) < 1e-4
+            assert gap(before, group) > 0.1
+
+
+@pytest.mark.parametrize(
+    "tensor", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight"]
+)
+def test_a_single_changed_tensor_arrives(restored: Pair, tensor: str) -> None:
+    changed = copy.deepcopy(restored.reference)
+    weight = changed.get_parameter(tensor)
+    weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(5)))
+    restored.publish(changed, 7)
+    (group,) = restored.sample(ask())
+    assert gap(changed, group) < 1e-4
+    assert gap(restored.reference, group) > 1e-2
+
+
+def refused(pair: Pair, health: str) -> bool:
+    assert pair.engine.health == health
+    with pytest.raises(EngineError, match=f"This engine is {health}: .* mixture of two versions"):
+        pair.sample(ask())
+    return True
+
+
+def test_an_engine_between_two_versions_refuses_to_sample(restored: Pair) -> None:
+    engine, weights = restored.engine, list(restored.reference.named_parameters())
+    engine.start_weight_update()
+    assert refused(restored, "torn")
+    for data, layout in pack(weights, 50_000):
+        engine.update_weights({"data": data, "layout": layout})
+        assert refused(restored, "torn")
+    engine.finish_weight_update("1")
+    assert refused(restored, "torn")
+    engine.confirm(1, checksum(weights))
+    restored.sample(ask())
+
+
+def test_a_publish_that_sends_nothing_is_caught(restored: Pair) -> None:
+    engine = restored.engine
+    engine.start_weight_update()
+    engine.finish_weight_update("1")
+    with pytest.raises(EngineError, match="checksum .* the weights did not arrive"):
+        engine.confirm(1, checksum(restored.reference.named_parameters()))
+    assert refused(restored, "poisoned")
+
+
+def test_a_publish_that_loads_nothing_is_caught(restored: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = type(restored.engine._llm.llm_engine.model_executor.driver_worker.get_model())
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "load_weights", lambda self, weights: set())
+        with pytest.raises(EngineError, match="the weights did not arrive"):
+            restored.publish(perturbed(restored.reference, 3), 1)
+    assert refused(restored, "poisoned")
+
+
+def test_a_publish_that_leaves_one_weight_out_is_caught(restored: Pair) -> None:
+    engine, weights = restored.engine, list(perturbed(restored.reference, 3).named_parameters())
+    engine.start_weight_update()
+    for data, layout in pack(weights[:-1]):
+        engine.update_weights({"data": data, "layout": layout})
+    engine.finish_weight_update("1")
+    with pytest.raises(EngineError, match="the weights did not arrive"):
+        engine.confirm(1, checksum(weights))
+    assert refused(restored, "poisoned")
+
+
+def test_another_version_than_the_one_announced_is_refused(restored: Pair) -> None:
+    engine, weights = restored.engine, list(restored.reference.named_parameters())
+    engine.start_weight_update()
+    for data, layout in pack(weights):
+        engine.update_weights({"data": data, "layout": layout})
+    engine.finish_weight_update("4")
+    with pytest.raises(EngineError, match=r"holds policy version '4' .* published version '5'"):
+        engine.confirm(5, checksum(weights))
+    assert refused(restored, "poisoned")
+
+
+def test_a_confirmation_without_an_update_is_refused(restored: Pair) -> None:
+    with pytest.raises(EngineError):
+        restored.engine.confirm(
+            restored.engine.policy_version, checksum(restored.reference.named_parameters())
+        )
+    assert refused(restored, "poisoned")
+
+
+def test_an_update_that_fails_poisons_the_engine(restored: Pair) -> None:
+    ((data, layout),) = pack(list(restored.reference.named_parameters()))
+    restored.engine.start_weight_update()
+    with pytest.raises(Exception, match="nonsense"):
+        restored.engine.update_weights(
+            {"data": data, "layout": (("model.layers.0.nonsense.weight", "float32", (2, 2)), *layout)}
+        )
+    assert refused(restored, "poisoned")
+
+
+def test_completions_say_what_they_are(pair: Pair) -> None:
+    (group,) = pair.sample(ask(num_generations=5))
+    for completion in group.completions:
+        assert isinstance(completion, Completion)
+        assert completion.token_ids.dtype == np.int32
+        assert completion.logprobs.dtype == np.float32
+        assert completion.logprobs.shape == completion.token_ids.shape
+    assert [c.count for c in group.completions] == sorted((c.count for c in group.completions), reverse=True)
+
+
+@forks
+@pytest.mark.timeout(300)
+def test_all_of_this_with_an_engine_that_does_not_fork() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", __file__]
+    done = subprocess.run(command, env=os.environ | {STOCK: "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
