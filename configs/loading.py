@@ -59,9 +59,7 @@ def help_text(command: str) -> str:
     """
     parser: Any = _command_line(()).root_parser
     parser.usage = f"{command} [--section.key value ...]"
-    parser.description = (
-        "CONFIG is a YAML file; every setting in it can be overridden here. null unsets a setting."
-    )
+    parser.description = "CONFIG is a YAML file; every setting in it can be overridden here. null unsets a setting."
     return str(parser.format_help())
 
 
@@ -182,8 +180,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
             default = f"Choose such a value, or leave it out for {_shown(field.default)}."
             extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             yield (
-                f"{name}: {_shown(value)} is not allowed; it must be {allowed(field)}. "
-                f"{extra.get('remedy', default)}"
+                f"{name}: {_shown(value)} is not allowed; it must be {allowed(field)}. {extra.get('remedy', default)}"
             )
         else:
             keys = [key for key in fields if key.startswith(f"{name}.")]
@@ -201,11 +198,7 @@ def _unknown(name: str) -> str:
     here = [other for other in known if other.rpartition(".")[0] == section]
     keys = {other.rpartition(".")[2]: other for other in [*reversed(known), *here]}
     guess = [keys[key]] if key in keys else get_close_matches(name, here, n=1)
-    guess = (
-        guess
-        or [keys[near] for near in get_close_matches(key, keys, n=1)]
-        or get_close_matches(name, known, n=1)
-    )
+    guess = guess or [keys[near] for near in get_close_matches(key, keys, n=1)] or get_close_matches(name, known, n=1)
     if not section and (near := get_close_matches(name, sections, n=1)):
         guess = [f"the section {near[0]}"]
     if guess:
@@ -215,8 +208,6 @@ def _unknown(name: str) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, str) and value.strip():
-        text = value
-    else:
-        text = json.dumps(value, default=str, ensure_ascii=False)
+    plain = isinstance(value, str) and value.strip()
+    text = str(value) if plain else json.dumps(value, default=str, ensure_ascii=False)
     return textwrap.shorten(text, 80, placeholder="...")

@@ -158,17 +158,14 @@ class EngineSettings(Section):
     )
     enforce_eager: bool = Field(
         default=True,
-        description="Start at once, without compiling the model; false samples faster after minutes of "
-        "compiling.",
+        description="Start at once, without compiling the model; false samples faster after minutes of compiling.",
     )
     fork: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Sample a group as one sequence that forks where samples differ. auto: where the engine "
         "can; off: draw every sample by itself.",
     )
-    threads: int | None = Field(
-        default=None, ge=1, description="CPU threads per engine; null shares out the cores."
-    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads per engine; null shares out the cores.")
 
 
 class TrainingSettings(Section):
@@ -179,8 +176,7 @@ class TrainingSettings(Section):
         default=1,
         ge=0,
         le=3,
-        description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 "
-        "weights too.",
+        description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.",
     )
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
@@ -188,17 +184,11 @@ class TrainingSettings(Section):
         description="Course of the learning rate. linear and cosine fall to 0 at run.max_steps; all but "
         "constant climb from 0 over warmup_steps.",
     )
-    warmup_steps: int = Field(
-        default=0, ge=0, description="Steps over which the learning rate climbs from 0."
-    )
+    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate climbs from 0.")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the mean gradient.")
-    adam_beta2: float = Field(
-        default=0.999, ge=0, lt=1, description="AdamW's decay of the mean squared gradient."
-    )
-    max_grad_norm: float = Field(
-        default=1.0, gt=0, description="Gradients longer than this are scaled down to it."
-    )
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the mean squared gradient.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients longer than this are scaled down to it.")
     num_iterations: int = Field(default=1, ge=1, description="Updates made from one step's completions.")
     beta: float = Field(
         default=0.0,
@@ -221,9 +211,7 @@ class TrainingSettings(Section):
         ge=1,
         description="Token-tree tokens in one forward and backward pass; less takes less memory.",
     )
-    threads: int | None = Field(
-        default=None, ge=1, description="CPU threads per rank; null shares out the cores."
-    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads per rank; null shares out the cores.")
 
 
 class SignalSettings(Section):
@@ -245,8 +233,7 @@ class SignalSettings(Section):
         default=0.25,
         ge=0,
         lt=1,
-        description="Share of a step's prompts that are solved ones, sampled again so that forgetting is "
-        "noticed.",
+        description="Share of a step's prompts that are solved ones, sampled again so that forgetting is noticed.",
     )
 
 
@@ -287,20 +274,13 @@ class ClusterSettings(Section):
     address: str | None = Field(
         default=None,
         min_length=1,
-        description="Address of a running Ray cluster; null takes RAY_ADDRESS, or else starts Ray here on "
-        "loopback.",
+        description="Address of a running Ray cluster; null takes RAY_ADDRESS, or else starts Ray here on loopback.",
     )
-    dashboard: bool = Field(
-        default=False, description="Start Ray's dashboard, on loopback, with a Ray of our own."
-    )
-    start_timeout: float = Field(
-        default=600.0, gt=0, description="Seconds for the engines and ranks to start."
-    )
+    dashboard: bool = Field(default=False, description="Start Ray's dashboard, on loopback, with a Ray of our own.")
+    start_timeout: float = Field(default=600.0, gt=0, description="Seconds for the engines and ranks to start.")
     sample_timeout: float = Field(default=600.0, gt=0, description="Seconds for sampling one step.")
     update_timeout: float = Field(default=900.0, gt=0, description="Seconds for one step's update.")
-    publish_timeout: float = Field(
-        default=300.0, gt=0, description="Seconds for new weights to reach all engines."
-    )
+    publish_timeout: float = Field(default=300.0, gt=0, description="Seconds for new weights to reach all engines.")
 
 
 class TrackingSettings(Section):

@@ -144,9 +144,7 @@ class Engine:
             stops=self._stops if sampling.stop else lambda _: False,
         ):
             completions[leaf.index].append(
-                Completion(
-                    leaf.token_ids, self._text(leaf.token_ids), leaf.logprobs, leaf.finish_reason, leaf.count
-                )
+                Completion(leaf.token_ids, self._text(leaf.token_ids), leaf.logprobs, leaf.finish_reason, leaf.count)
             )
         return completions
 
@@ -177,10 +175,7 @@ class Engine:
                     token_ids=np.array(o.token_ids, dtype=np.int32),
                     text=o.text,
                     logprobs=np.array(
-                        [
-                            position[token].logprob
-                            for token, position in zip(o.token_ids, o.logprobs, strict=True)
-                        ],
+                        [position[token].logprob for token, position in zip(o.token_ids, o.logprobs, strict=True)],
                         dtype=np.float32,
                     ),
                     finish_reason="length" if o.finish_reason == "length" else "stop",

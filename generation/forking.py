@@ -7,7 +7,8 @@ samples.
 
 In vLLM the draw is made by a logits processor: it lets the most frequent token go on in place by masking all
 others, and leaves the other tokens to `sample`, which adds a request for each. The shared prefix of such a
-request is a prefix-cache hit, and `generation.handover` brings the rest of it. To vLLM the requests are greedy: it takes the one token that is left.
+request is a prefix-cache hit, and `generation.handover` brings the rest of it. To vLLM the requests are greedy:
+it takes the one token that is left.
 """
 
 import functools
@@ -128,9 +129,7 @@ class Branch:
                 [*self.logprobs, float(logprob)],
                 split.tail,
             )
-            for token, count, logprob in zip(
-                split.token_ids[1:], split.counts[1:], split.logprobs[1:], strict=True
-            )
+            for token, count, logprob in zip(split.token_ids[1:], split.counts[1:], split.logprobs[1:], strict=True)
         ]
         self.split = self.tail = None
         self.count = int(split.counts[0])
@@ -190,9 +189,7 @@ class ForkProcessor(LogitsProcessor):
             branch = handover.TICKETS[ticket]
             assert isinstance(branch, Branch)
             length = prompt_length + len(output_token_ids)
-            token = branch.draw(
-                logits[row], len(output_token_ids), functools.partial(handover.tail, ticket, length)
-            )
+            token = branch.draw(logits[row], len(output_token_ids), functools.partial(handover.tail, ticket, length))
             logits[row] = -torch.inf
             logits[row, token] = 0.0
         return logits

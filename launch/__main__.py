@@ -1,12 +1,14 @@
 """The command line: `cohort` or `python -m launch`."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from configs.errors import ConfigError
 from configs.loading import help_text, parse
 from configs.schema import Config
-from rewards.errors import TaskError
+from launch.errors import RemoteError
+from rewards.errors import RewardError, TaskError
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -37,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, TaskError) as error:
         print(f"cohort {command}: {error}", file=sys.stderr)
         return BAD_INPUT
+    except (RewardError, RemoteError) as error:
+        print(f"cohort {command}: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:  # as in `cohort train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except KeyboardInterrupt:
         print(f"cohort {command}: interrupted", file=sys.stderr)
         return FAILED

@@ -72,9 +72,7 @@ class EngineClient:
         self._all("finish_weight_update", weight_version or str(self.policy_version))
 
     def _all(self, method: str, *arguments: Any) -> None:
-        self._wait(
-            {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
-        )
+        self._wait({name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()})
 
     def _wait(self, calls: Mapping[str, Any]) -> None:
         phase = f"publishing policy version {self.policy_version}"

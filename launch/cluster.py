@@ -99,9 +99,7 @@ def place(config: Config) -> Placement:
         {
             "num_gpus": 0.5,
             "num_cpus": 0.5,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                bundles, placement_group_bundle_index=index
-            ),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(bundles, placement_group_bundle_index=index),
         }
         for index in range(ranks)
     )

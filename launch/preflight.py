@@ -33,9 +33,7 @@ def _batch_problems(config: Config, prompts: Sequence[Prompt]) -> Iterator[str]:
             f"sampling.prompts_per_step: {wanted} is larger than the data set: {source} has {held} prompts. "
             f"It must be at most {held}. {more}, or lower sampling.prompts_per_step."
         )
-    repeated = [
-        (name, count) for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1
-    ]
+    repeated = [(name, count) for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1]
     if repeated:
         name, count = repeated[0]
         more = f" (and {len(repeated) - 1} more ids are)" if len(repeated) > 1 else ""

@@ -25,7 +25,7 @@ from trainer.scored import ScoredGroup
 
 @dataclass(frozen=True)
 class Engines:
-    """`trainer.loop.Generator`: the pool of engines."""
+    """`trainer.ports.Generator`: the pool of engines."""
 
     actors: Mapping[str, Any]
     timeout: float
@@ -42,7 +42,7 @@ class Engines:
 
 @dataclass(frozen=True)
 class TaskScorer:
-    """`trainer.loop.Scorer`: the task, in this process (a user's reward function has its own)."""
+    """`trainer.ports.Scorer`: the task, in this process (a user's reward function has its own)."""
 
     task: Task
 
@@ -64,7 +64,7 @@ class TaskScorer:
 
 @dataclass(frozen=True)
 class Ranks:
-    """`trainer.loop.Learner` and `Publisher`: all ranks together."""
+    """`trainer.ports.Learner` and `Publisher`: all ranks together."""
 
     actors: Mapping[str, Any]
     engines: Mapping[str, Any]

@@ -14,6 +14,7 @@ from launch.run_folder import RunFolder
 from launch.tracking import Tracker, trackers
 from trainer import loop
 from trainer.metrics import StepMetrics
+from trainer.ports import Ports
 from trainer.scored import ScoredGroup
 from trainer.signal import Kind
 
@@ -23,7 +24,7 @@ REACHED, LIMIT = 0, 4
 
 @dataclass(frozen=True)
 class RunJournal:
-    """`trainer.loop.Journal`: to the screen, the run's folder and the trackers."""
+    """`trainer.ports.Journal`: to the screen, the run's folder and the trackers."""
 
     display: Display
     folder: RunFolder
@@ -78,7 +79,7 @@ def train(config: Config) -> int:
                     config,
                     task.prompts,
                     task.best_reward,
-                    loop.Ports(engines, TaskScorer(task), ranks, ranks, journal),
+                    Ports(engines, TaskScorer(task), ranks, ranks, journal),
                     interrupted=lambda: interruption.requested,
                 )
                 if config.run.save_model:

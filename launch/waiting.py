@@ -6,9 +6,7 @@ from typing import Any
 
 import ray
 
-
-class RemoteError(RuntimeError):
-    """A remote call failed or did not end in time; the message names phase and process."""
+from launch.errors import RemoteError
 
 
 def wait(calls: Mapping[str, Any], phase: str, timeout: float, setting: str) -> dict[str, Any]:

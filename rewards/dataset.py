@@ -101,9 +101,7 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
         hint = f"Did you mean {path.parent / near[0]}?" if near else f"Paths start at {Path.cwd()}."
         raise TaskError(f"task.dataset: {source}: there is no such file or folder. {hint}")
     if path.is_file() and path.suffix not in FORMATS:
-        raise TaskError(
-            f"task.dataset: {source}: a data file must be one of {', '.join(FORMATS)}. Convert it."
-        )
+        raise TaskError(f"task.dataset: {source}: a data file must be one of {', '.join(FORMATS)}. Convert it.")
     if path.is_file() and not path.stat().st_size:
         return ()
 
@@ -111,9 +109,7 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
 
     try:
         if path.is_file():
-            table = datasets.load_dataset(
-                FORMATS[path.suffix], data_files={"train": str(path)}, split="train"
-            )
+            table = datasets.load_dataset(FORMATS[path.suffix], data_files={"train": str(path)}, split="train")
         elif (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             table = datasets.load_from_disk(str(path))
             if isinstance(table, datasets.DatasetDict):
@@ -126,9 +122,7 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
         if "corresponds to no data" in str(error):  # how `datasets` says that a split has no rows
             return ()
         # `datasets` raises what its readers raise: pandas, pyarrow, network errors
-        raise TaskError(
-            f"task.dataset: {source} cannot be read: {_cause(error)}. {_remedy(path, split)}"
-        ) from error
+        raise TaskError(f"task.dataset: {source} cannot be read: {_cause(error)}. {_remedy(path, split)}") from error
     rows: Iterable[dict[str, Any]] = table
     return rows
 
@@ -136,10 +130,7 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
 def _is_path(source: str, path: Path) -> bool:
     """Whether it can only be meant as a path: a hub id is a name, or an owner and a name."""
     return (
-        path.suffix in FORMATS
-        or source.startswith((".", "/", "~"))
-        or source.endswith("/")
-        or source.count("/") > 1
+        path.suffix in FORMATS or source.startswith((".", "/", "~")) or source.endswith("/") or source.count("/") > 1
     )
 
 

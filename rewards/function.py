@@ -59,9 +59,7 @@ class RewardFunction:
                 "give the argument a default."
             )
 
-    def __call__(
-        self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]]
-    ) -> tuple[float, ...]:
+    def __call__(self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> tuple[float, ...]:
         """The reward of each text, all of them completions of `prompt`. Raises RewardError."""
         worker = self._started()
         arguments = _arguments(prompt, texts, token_ids)
@@ -90,9 +88,7 @@ class RewardFunction:
             self._worker = _Worker(self.spec)
         return self._worker
 
-    def _numbers(
-        self, values: tuple[float | str, ...], prompt: Prompt, texts: Sequence[str]
-    ) -> tuple[float, ...]:
+    def _numbers(self, values: tuple[float | str, ...], prompt: Prompt, texts: Sequence[str]) -> tuple[float, ...]:
         if len(values) != len(texts):
             raise self._error(
                 f"returned {len(values)} values for {len(texts)} completions", prompt, texts,

@@ -84,12 +84,9 @@ class FunctionJudge:
     best_reward: float
 
     def __call__(self, prompt: Prompt, answers: Sequence[Answer]) -> Sequence[Verdict]:
-        rewards = self.function(
-            prompt, [answer.text for answer in answers], [answer.token_ids for answer in answers]
-        )
+        rewards = self.function(prompt, [answer.text for answer in answers], [answer.token_ids for answer in answers])
         return [
-            Verdict(reward, self._reason(reward, answer))
-            for reward, answer in zip(rewards, answers, strict=True)
+            Verdict(reward, self._reason(reward, answer)) for reward, answer in zip(rewards, answers, strict=True)
         ]
 
     def _reason(self, reward: float, answer: Answer) -> Reason:
@@ -166,9 +163,7 @@ def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -
 
 def _own(settings: TaskSettings, tokenize: Tokenize) -> Task:
     if settings.dataset is None or settings.reward is None:
-        raise TaskError(
-            "task.dataset and task.reward are needed for a task of your own. Set both, or task.name."
-        )
+        raise TaskError("task.dataset and task.reward are needed for a task of your own. Set both, or task.name.")
     function = RewardFunction(settings.reward, settings.reward_timeout)
     rows = dataset.read(settings.dataset, settings.split)
     function.check(tuple(rows[0].columns))

@@ -54,7 +54,7 @@ def serve(path: str, function: str, descriptor: str) -> None:
     try:
         target = _imported(Path(path), function)
         connection.send(_signature(target))
-    except BaseException as error:  # SystemExit too: user code may call sys.exit
+    except BaseException as error:  # noqa: BLE001  # SystemExit too: user code may call sys.exit
         connection.send(Failure(_problem(error, path)))
         return
     while True:
@@ -106,7 +106,7 @@ def _call(target: Callable[..., Any], arguments: dict[str, Any], path: str) -> V
         if isinstance(result, str) or not isinstance(result, Iterable):
             return Failure(f"returned {type(result).__name__} ({str(result)[:80]}), not a list of numbers")
         return Values(tuple(_plain(value) for value in result))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         return Failure(_problem(error, path))
 
 

@@ -1,24 +1,21 @@
 """Evaluation: the policy on the data set, greedy and at the training temperature."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import Prompt
 from trainer.metrics import Evaluation, PromptResult
+from trainer.ports import Generator, Scorer
 from trainer.signal import SAME_REWARD, classify
-
-if TYPE_CHECKING:
-    from trainer.loop import Generator, Scorer
 
 
 def evaluate(
     config: Config,
     prompts: Sequence[Prompt],
     best_reward: float,
-    generator: "Generator",
-    scorer: "Scorer",
+    generator: Generator,
+    scorer: Scorer,
     label: str,
 ) -> Evaluation:
     """Samples `num_generations` and one greedy answer of the first `run.evaluation_prompts` prompts.

@@ -2,70 +2,17 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
-from generation.groups import Group
 from rewards.prompts import Prompt
 from trainer import evaluation
 from trainer.advantages import assign
 from trainer.curriculum import Curriculum, Outcome
-from trainer.forest import Batch, pack
-from trainer.metrics import Evaluation, Result, StepMetrics, of_step
-from trainer.rank import RankReport
-from trainer.scored import ScoredGroup
-from trainer.signal import Kind, Ladder, classify, teaches
-
-
-class Generator(Protocol):
-    """The engines."""
-
-    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """The requests' groups, in order."""
-
-
-class Scorer(Protocol):
-    """The task's reward function."""
-
-    def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
-        """A verdict for every distinct completion of every group."""
-
-
-class Learner(Protocol):
-    """The ranks."""
-
-    def update(self, batch: Batch) -> RankReport:
-        """One update; the report is of all ranks together."""
-
-
-class Publisher(Protocol):
-    """From ranks to engines."""
-
-    def publish(self, policy_version: int) -> None:
-        """Returns when every engine holds the ranks' weights as `policy_version`; raises if one does not."""
-
-
-class Journal(Protocol):
-    """Where progress goes."""
-
-    def phase(self, text: str) -> None:
-        """What happens now."""
-
-    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
-        """What a step did."""
-
-
-@dataclass(frozen=True)
-class Ports:
-    """All that the loop talks to."""
-
-    generator: Generator
-    scorer: Scorer
-    learner: Learner
-    publisher: Publisher
-    journal: Journal
+from trainer.forest import pack
+from trainer.metrics import Evaluation, Result, of_step
+from trainer.ports import Ports
+from trainer.signal import Ladder, classify, teaches
 
 
 def train(
@@ -122,9 +69,7 @@ def train(
         scored = ports.scorer.score(groups)
         times.append(clock())
         kinds = [classify(group, best_reward) for group in scored]
-        taught = [
-            teaches(g, k, best_reward, sampling.temperature) for g, k in zip(scored, kinds, strict=True)
-        ]
+        taught = [teaches(g, k, best_reward, sampling.temperature) for g, k in zip(scored, kinds, strict=True)]
         lessons = [assign(group) for group, teaching in zip(scored, taught, strict=True) if teaching]
         batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
         report = ports.learner.update(batch) if batch else None
@@ -151,9 +96,7 @@ def train(
         if _worth_evaluating(config, rewards, prompts):
             latest = evaluate(f"at step {step}")
             rewards |= {result.prompt_id: result.sampled_reward for result in latest.prompts}
-        stopped = (
-            "Interrupted." if interrupted() else _why_stop(config, latest, version, step, clock() - start)
-        )
+        stopped = "Interrupted." if interrupted() else _why_stop(config, latest, version, step, clock() - start)
 
     known = latest.policy_version == version or interrupted()
     after = latest if known else evaluate("after training")

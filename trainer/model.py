@@ -1,5 +1,6 @@
 """Models by name: a hub id, a local folder, a .gguf file, or one that comes with a package."""
 
+import difflib
 import hashlib
 import importlib.util
 import os
@@ -53,6 +54,8 @@ def resolve(path: str, trust_remote_code: bool = False) -> str:
         return str(local.resolve())
     if local.is_absolute() or path.startswith(".") or path.count("/") > 1:
         raise ModelError(f"model.path = {path!r}: no such folder.")
+    if meant := difflib.get_close_matches(path, BUNDLED, n=1):
+        raise ModelError(f"model.path = {path!r}: there is no such model. Did you mean {meant[0]!r}?")
     return _on_hub(path, trust_remote_code)
 
 

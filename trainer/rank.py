@@ -144,9 +144,7 @@ class Rank:
         Raises UpdateError: loss or gradient norm is not finite.
         """
         old: list[Any] = []
-        reports = [
-            self._iterate(forests, num_samples, old) for _ in range(self._spec.training.num_iterations)
-        ]
+        reports = [self._iterate(forests, num_samples, old) for _ in range(self._spec.training.num_iterations)]
         return RankReport(
             **{
                 field.name: sum(getattr(report, field.name) for report in reports) / len(reports)

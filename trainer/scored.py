@@ -33,6 +33,4 @@ class ScoredGroup:
         return float(np.sqrt(np.average(spread, weights=self.group.counts)))
 
 
-EXAMPLE_SCORED_GROUP = ScoredGroup(
-    group=EXAMPLE_GROUP, verdicts=(Verdict(1.0, "correct"), Verdict(-0.5, "wrong"))
-)
+EXAMPLE_SCORED_GROUP = ScoredGroup(group=EXAMPLE_GROUP, verdicts=(Verdict(1.0, "correct"), Verdict(-0.5, "wrong")))

@@ -11,6 +11,7 @@ from configs.schema import Config
 from tests.fakes import FakeGenerator, FakeJournal, FakeLearner, FakeModel, FakePublisher, FakeScorer, prompt
 from trainer import loop
 from trainer.metrics import Result
+from trainer.ports import Ports
 
 PROMPTS = [prompt(f"p{index}") for index in range(4)]
 
@@ -30,7 +31,7 @@ def run(
 ) -> tuple[Result, FakeJournal]:
     journal = FakeJournal()
     ticks = clock or count()
-    ports = loop.Ports(FakeGenerator(model), FakeScorer(), FakeLearner(model), FakePublisher(model), journal)
+    ports = Ports(FakeGenerator(model), FakeScorer(), FakeLearner(model), FakePublisher(model), journal)
     result = loop.train(
         settings, PROMPTS, 1.0, ports, interrupted=interrupted, clock=lambda: float(next(ticks))
     )

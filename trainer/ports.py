@@ -1,0 +1,62 @@
+"""What the loop talks to: Ray actors in a run, fakes in tests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from generation.engine import SampleRequest
+from generation.groups import Group
+from trainer.forest import Batch
+from trainer.metrics import StepMetrics
+from trainer.rank import RankReport
+from trainer.scored import ScoredGroup
+from trainer.signal import Kind
+
+
+class Generator(Protocol):
+    """The engines."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        """The requests' groups, in order."""
+
+
+class Scorer(Protocol):
+    """The task's reward function."""
+
+    def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+        """A verdict for every distinct completion of every group."""
+
+
+class Learner(Protocol):
+    """The ranks."""
+
+    def update(self, batch: Batch) -> RankReport:
+        """One update; the report is of all ranks together."""
+
+
+class Publisher(Protocol):
+    """From ranks to engines."""
+
+    def publish(self, policy_version: int) -> None:
+        """Returns when every engine holds the ranks' weights as `policy_version`; raises if one does not."""
+
+
+class Journal(Protocol):
+    """Where progress goes."""
+
+    def phase(self, text: str) -> None:
+        """What happens now."""
+
+    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+        """What a step did."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """All that the loop talks to."""
+
+    generator: Generator
+    scorer: Scorer
+    learner: Learner
+    publisher: Publisher
+    journal: Journal
