@@ -1,60 +1,46 @@
-"""Weights packed into buckets: few large byte arrays instead of many small messages."""
+"""Weights in buckets: few large messages instead of many small ones."""
 
-import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 BUCKET_BYTES = 1 << 30
-ALIGNMENT = 64
+
+Data = tuple[NDArray[np.uint8], ...]
+"""The bytes of each weight of a bucket. Ray writes them into shared memory in one go."""
 
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
-"""Name, dtype (torch's name) and shape of each weight of a bucket, in order."""
+"""Name, dtype (torch's name) and shape of each weight of a bucket, in the same order."""
 
 
 def pack(
     weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET_BYTES
-) -> Iterator[tuple[NDArray[np.uint8], Layout]]:
-    """Buckets of about `bucket_bytes` (a larger weight has one of its own), each as bytes and layout."""
+) -> Iterator[tuple[Data, Layout]]:
+    """Buckets of at most `bucket_bytes`; a larger weight has one of its own. Weights in main memory are not copied."""
     pending: list[tuple[str, torch.Tensor]] = []
     size = 0
     for name, weight in weights:
         if pending and size + weight.nbytes > bucket_bytes:
             yield _bucket(pending)
             pending, size = [], 0
-        pending.append((name, weight))
+        pending.append((name, weight.detach().cpu().contiguous()))
         size += weight.nbytes
     if pending:
         yield _bucket(pending)
 
 
-def unpack(data: NDArray[np.uint8], layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
+def unpack(data: Data, layout: Layout) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a bucket, as views into `data`."""
-    with warnings.catch_warnings():
-        # Arrays from Ray's object store are read-only, and these weights are only read.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        whole = torch.from_numpy(data)
-    offset = 0
-    for name, dtype_name, shape in layout:
-        dtype = getattr(torch, dtype_name)
-        nbytes = math.prod(shape) * dtype.itemsize
-        yield name, whole[offset : offset + nbytes].view(dtype).view(shape)
-        offset += _aligned(nbytes)
+    for array, (name, dtype, shape) in zip(data, layout, strict=True):
+        with warnings.catch_warnings():
+            # Arrays from Ray's object store are read-only, and these weights are only read.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            yield name, torch.from_numpy(array).view(getattr(torch, dtype)).view(shape)
 
 
-def _bucket(weights: Sequence[tuple[str, torch.Tensor]]) -> tuple[NDArray[np.uint8], Layout]:
-    data = np.empty(sum(_aligned(weight.nbytes) for _, weight in weights), dtype=np.uint8)
-    offset = 0
-    for _, weight in weights:
-        flat = weight.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        data[offset : offset + flat.numel()] = flat.numpy()
-        offset += _aligned(flat.numel())
-    layout = tuple((name, str(w.dtype).removeprefix("torch."), tuple(w.shape)) for name, w in weights)
-    return data, layout
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+def _bucket(weights: list[tuple[str, torch.Tensor]]) -> tuple[Data, Layout]:
+    data = tuple(weight.view(-1).view(torch.uint8).numpy() for _, weight in weights)
+    return data, tuple((name, str(w.dtype).removeprefix("torch."), tuple(w.shape)) for name, w in weights)

@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -23,7 +21,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from generation.buckets import unpack
+from generation.buckets import Data, Layout, unpack
 from generation.checksum import MODULUS, term
 
 
@@ -75,11 +73,11 @@ class SharedMemoryInitInfo(WeightTransferInitInfo):
 class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
     """One bucket: see `generation.buckets`.
 
-    data: [bytes] uint8, in shared memory. layout: name, dtype and shape of each weight in it.
+    data: in shared memory.
     """
 
-    data: NDArray[np.uint8]
-    layout: tuple[tuple[str, str, tuple[int, ...]], ...]
+    data: Data
+    layout: Layout
 
 
 class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]):

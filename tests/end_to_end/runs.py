@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
+COHORT = str(Path(sys.executable).with_name("cohort"))
 MARK = "COHORT_TEST_RUN"
 """Environment variable that every process of a run inherits, its Ray's too."""
 
@@ -65,7 +66,7 @@ def started(*command: str, cwd: Path, **environment: str) -> Iterator[Run]:
 
 def cohort(*arguments: str, cwd: Path, **environment: str) -> Any:
     """`cohort ARGUMENTS`, started."""
-    return started(sys.executable, "-m", "launch", *arguments, cwd=cwd, **environment)
+    return started(COHORT, *arguments, cwd=cwd, **environment)
 
 
 def processes(mark: str) -> dict[int, str]:

@@ -192,7 +192,7 @@ def test_ctrl_c_leaves_a_usable_folder_and_no_process(tmp_path: Path, model: str
     with cohort("train", config_path, cwd=tmp_path) as run:
         deadline = time.monotonic() + 200
         while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
-            assert run.process.poll() is None, run.finish()
+            assert run.process.poll() is None, "\n".join(map(str, run.finish()))
             time.sleep(0.1)
         os.killpg(run.process.pid, signal.SIGINT)  # a terminal sends it to the whole process group
         status, out, err = run.finish(60)
