@@ -148,7 +148,7 @@ class EngineSettings(Section):
     max_model_len: int | None = Field(
         default=None,
         ge=1,
-        description="Tokens of prompt and completion together; null takes the model's context length.",
+        description="Tokens of prompt and completion together; null takes what the longest prompt needs.",
     )
     gpu_memory_utilization: float = Field(
         default=0.45, gt=0, le=1, description="Share of a GPU's memory for the engine, from 0 to 1."
@@ -163,7 +163,7 @@ class EngineSettings(Section):
     fork: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Sample a group as one sequence that forks where samples differ. auto: where the engine "
-        "can; off: draw every sample by itself.",
+        "runs in one process; on: refuse to start where it does not; off: draw every sample by itself.",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads per engine; null shares out the cores.")
 

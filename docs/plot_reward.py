@@ -14,9 +14,7 @@ def main(run: str, picture: str) -> None:
     seconds = [step["seconds_total"] for step in steps]
 
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    axes.plot(
-        seconds, [step["reward_mean"] for step in steps], color="tab:blue", label="mean reward of the step"
-    )
+    axes.plot(seconds, [step["reward_mean"] for step in steps], color="tab:blue", label="mean reward of the step")
     axes.axhline(1.0, color="0.8", linewidth=1, zorder=0)
     axes.set(xlabel="seconds of training", ylabel="mean reward", ylim=(-1.05, 1.1))
     solved = axes.twinx()

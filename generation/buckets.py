@@ -19,7 +19,7 @@ Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
 def pack(
     weights: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET_BYTES
 ) -> Iterator[tuple[Data, Layout]]:
-    """Buckets of at most `bucket_bytes`; a larger weight has one of its own. Weights in main memory are not copied."""
+    """Buckets of at most `bucket_bytes`; a larger weight has one of its own. Weights in memory are not copied."""
     pending: list[tuple[str, torch.Tensor]] = []
     size = 0
     for name, weight in weights:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from configs.schema import EngineSettings, SamplingSettings
 from generation.groups import Completion, Group
@@ -144,7 +143,9 @@ class Engine:
             stops=self._stops if sampling.stop else lambda _: False,
         ):
             completions[leaf.index].append(
-                Completion(leaf.token_ids, self._text(leaf.token_ids), leaf.logprobs, leaf.finish_reason, leaf.count)
+                Completion(
+                    leaf.token_ids, self._text(leaf.token_ids.tolist()), leaf.logprobs, leaf.finish_reason, leaf.count
+                )
             )
         return completions
 
@@ -169,24 +170,9 @@ class Engine:
         ]
         prompts = [TokensPrompt(prompt_token_ids=list(r.prompt.token_ids)) for r in requests]
         outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        return [
-            [
-                Completion(
-                    token_ids=np.array(o.token_ids, dtype=np.int32),
-                    text=o.text,
-                    logprobs=np.array(
-                        [position[token].logprob for token, position in zip(o.token_ids, o.logprobs, strict=True)],
-                        dtype=np.float32,
-                    ),
-                    finish_reason="length" if o.finish_reason == "length" else "stop",
-                    count=1,
-                )
-                for o in output.outputs
-            ]
-            for output in outputs
-        ]
+        return [[_completion(sample) for sample in output.outputs] for output in outputs]
 
-    def _text(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
+    def _text(self, token_ids: list[int]) -> str:
         """Without special tokens, and cut before a stop string, as vLLM gives it."""
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         cuts = [text.index(stop) for stop in self._spec.sampling.stop if stop in text]
@@ -241,6 +227,18 @@ class Engine:
         except BaseException:
             self.health = "poisoned"
             raise
+
+
+def _completion(sample: Any) -> Completion:
+    """vLLM's `CompletionOutput` of a request that asked for log-probabilities."""
+    logprobs = [at[token].logprob for token, at in zip(sample.token_ids, sample.logprobs, strict=True)]
+    return Completion(
+        token_ids=np.array(sample.token_ids, dtype=np.int32),
+        text=sample.text,
+        logprobs=np.array(logprobs, dtype=np.float32),
+        finish_reason="length" if sample.finish_reason == "length" else "stop",
+        count=1,
+    )
 
 
 def distinct(completions: Sequence[Completion]) -> tuple[Completion, ...]:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
@@ -147,7 +148,8 @@ def _generator(seed: int, path: Sequence[int]) -> np.random.Generator:
 
 def _cumulative(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """[vocabulary] running sum of exp(logits - largest logit)."""
-    return np.exp(logits - logits.max()).cumsum(dtype=np.float64)
+    total: NDArray[np.float64] = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
+    return total
 
 
 def multinomial(
@@ -273,6 +275,7 @@ def sample(
             request(Branch(index, root.temperature, root.seed, truncation, root.count, [], [], None))
         while branches:
             for output in engine.step():
+                assert isinstance(output, RequestOutput)
                 ticket = int(output.request_id)
                 branch = branches[ticket]
                 for child in branch.advance(output.outputs[0].token_ids):

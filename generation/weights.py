@@ -28,7 +28,7 @@ from generation.checksum import MODULUS, term
 class _Watched:
     """A model whose `load_weights` adds what it is given to a checksum."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self._model = model
         self.checksum = 0
 
@@ -94,7 +94,8 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
-        self.model.load_weights(unpack(update_info.data, update_info.layout))
+        model: Any = self.model
+        model.load_weights(unpack(update_info.data, update_info.layout))
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

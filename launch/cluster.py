@@ -32,6 +32,9 @@ def connected(config: Config) -> Iterator[None]:
                 "`ray start --head`, or leave cluster.address and RAY_ADDRESS out to use this machine alone."
             ) from error
     else:
+        # Ray's default of 15 starves engines and ranks beside any other program: one thread that waits for its core
+        # holds up all the others at the next barrier.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(
             address="local",
             include_dashboard=config.cluster.dashboard,

@@ -78,3 +78,9 @@ def _machine_problems(config: Config, gpu: bool) -> Iterator[str]:
             f"engine.tensor_parallel_size: {config.engine.tensor_parallel_size} needs as many GPUs, and "
             "there is none here; without one it must be 1. Leave it out, or raise engine.engines."
         )
+    if config.engine.fork == "on" and config.engine.tensor_parallel_size > 1:
+        yield (
+            "engine.fork: on needs an engine in one process, and engine.tensor_parallel_size "
+            f"{config.engine.tensor_parallel_size} makes several. Set engine.fork to auto, or "
+            "engine.tensor_parallel_size to 1."
+        )

@@ -17,13 +17,11 @@ from trainer.model import encoder
 
 END = "<|im_end|>"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", END, "<unk>")
-WORDS = (
-    *(str(digit) for digit in range(10)),
-    *(letter for letter in "abcdefghijklmnopqrstuvwxyz"),
-    *(". ! ? , : ; - +").split(),
-    *("system user assistant Yes No yes no Is Answer greater less than or and the a number What How").split(),
-)
-VOCABULARY = (*SPECIAL, *dict.fromkeys(WORDS))
+WORDS = """
+    0 1 2 3 4 5 6 7 8 9 . ! ? , : ; - + a b c d e f g h i j k l m n o p q r s t u v w x y z
+    system user assistant Yes No yes no Is Answer greater less than or and the number What How
+"""
+VOCABULARY = (*SPECIAL, *WORDS.split())
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }} <|im_end|> {% endfor %}"
@@ -71,7 +69,8 @@ def make_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0, taught: b
 def load_tiny_model(folder: str | Path) -> LlamaForCausalLM:
     """In float32, without dropout or gradients."""
     model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    return model
 
 
 def random_prompt(length: int, seed: int = 0) -> Prompt:
@@ -97,9 +96,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _teach(
-    model: LlamaForCausalLM, encode: Callable[[Sequence[Message]], Sequence[int]], tokenizer: Any
-) -> None:
+def _teach(model: LlamaForCausalLM, encode: Callable[[Sequence[Message]], Sequence[int]], tokenizer: Any) -> None:
     """Supervised steps on questions with answers drawn by coin: the form, and nothing of the answers."""
     draw = random.Random(0)
     end = tokenizer.eos_token_id

@@ -131,7 +131,8 @@ class Rank:
             config=deepspeed_config(spec.training, spec.dtype),
             lr_scheduler=schedule,
         )
-        self._engine.train()
+        # Without dropout: the policy that is trained is the one that was sampled.
+        self._engine.module.eval()
         if world_size == 1 and spec.training.zero_stage == 0:
             # DeepSpeed would copy all gradients to and fro for an average over one rank.
             self._engine.enable_backward_allreduce = False

@@ -87,9 +87,7 @@ def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plain_words_are_read_as_yaml_1_2_does(tmp_path: Path) -> None:
-    text = (
-        "training: {learning_rate: 2e-5}\nengine: {fork: off}\ntask: {name: comparison}\nrun: {max_steps: 2}"
-    )
+    text = "training: {learning_rate: 2e-5}\nengine: {fork: off}\ntask: {name: comparison}\nrun: {max_steps: 2}"
     config = load(write(tmp_path, text))
     assert (config.training.learning_rate, config.engine.fork) == (2e-5, "off")
 
@@ -367,9 +365,7 @@ def test_a_bad_file_is_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused_naming_the_nearest() -> None:
-    with pytest.raises(
-        ConfigError, match=r"comparsion.yaml: there is no such .* Did you mean .*/comparison.yaml\?"
-    ):
+    with pytest.raises(ConfigError, match=r"comparsion.yaml: there is no such .* Did you mean .*/comparison.yaml\?"):
         load(COMPARISON.with_name("comparsion.yaml"))
 
 

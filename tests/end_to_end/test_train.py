@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import textwrap
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -93,7 +92,8 @@ def test_a_tiny_model_learns_to_compare(tmp_path: Path, model: str) -> None:
     assert config == load(config_path)
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
 
-    trained, tokenizer = load_tiny_model(folder / "model"), load_tokenizer(str(folder / "model"))
+    trained: Any = load_tiny_model(folder / "model")
+    tokenizer = load_tokenizer(str(folder / "model"))
     task = load_task(config.task, config.seed, encoder(tokenizer))
     for prompt in task.prompts:
         ids = torch.tensor([prompt.token_ids])
@@ -102,7 +102,7 @@ def test_a_tiny_model_learns_to_compare(tmp_path: Path, model: str) -> None:
         assert tokenizer.decode(said, skip_special_tokens=True) == prompt.columns["answer"]
 
 
-REWARDS = '''
+REWARDS = """
 calls = 0
 
 
@@ -118,19 +118,23 @@ def broken(prompts, completions, **kwargs):
     if calls > 2 * 4:  # both evaluations before training judge four prompts
         raise ZeroDivisionError("no such luck")
     return [float(len(text)) for text in completions]
-'''
+"""
 
 
 @pytest.fixture
 def own_task(tmp_path: Path) -> dict[str, Any]:
     """A data set and a file of reward functions, as a user has them; relative to the working directory."""
     questions = [
-        {"prompt": f"Is {number} greater than 50? Answer Yes or No.", "answer": "Yes" if number > 50 else "No", "level": 1}
+        {
+            "prompt": f"Is {number} greater than 50? Answer Yes or No.",
+            "answer": "Yes" if number > 50 else "No",
+            "level": 1,
+        }
         for number in (11, 93, 34, 67)
     ]
     (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in questions))
-    (tmp_path / "rewards.py").write_text(textwrap.dedent(REWARDS))  # a name that Cohort has too
-    return {"dataset": "mine.jsonl", "reward": "rewards.py:exact", "best_reward": 2.0}
+    (tmp_path / "exam.py").write_text(REWARDS)
+    return {"dataset": "mine.jsonl", "reward": "exam.py:exact", "best_reward": 2.0}
 
 
 def test_a_users_own_data_and_reward_function(tmp_path: Path, model: str, own_task: dict[str, Any]) -> None:
@@ -150,7 +154,7 @@ def test_a_users_own_data_and_reward_function(tmp_path: Path, model: str, own_ta
     folder = tmp_path / "runs" / "own"
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["reached"], summary["steps"], summary["prompts"]) == (False, 3, 4)
-    assert [row["question"] for row in summary["table"]][0] == "Is 11 greater than 50? Answer Yes or No."
+    assert summary["table"][0]["question"] == "Is 11 greater than 50? Answer Yes or No."
     given = {
         (completion["text"], completion["reward"])
         for group in rows(folder / "groups.jsonl")
@@ -165,14 +169,14 @@ def test_a_reward_function_that_raises_ends_the_run(tmp_path: Path, model: str, 
     config_path = write_config(
         tmp_path / "broken.yaml",
         model,
-        task=own_task | {"reward": "rewards.py:broken", "best_reward": 1000.0},
+        task=own_task | {"reward": "exam.py:broken", "best_reward": 1000.0},
         run={"max_steps": 3},
     )
     with cohort("train", config_path, cwd=tmp_path) as run:
         status, out, err = run.finish()
         assert status == 1, out + err
         assert run.left_behind() == []
-    assert "reward function rewards.py:broken" in err
+    assert "reward function exam.py:broken" in err
     assert "ZeroDivisionError" in err and "no such luck" in err
     assert "Correct the function" in err
     folder = tmp_path / "runs" / "broken"

@@ -51,9 +51,7 @@ CLIP = {"epsilon": 0.1, "epsilon_high": 0.15}
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     set_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        CONFIGS[name], attn_implementation="sdpa", dtype=dtype
-    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation="sdpa", dtype=dtype)
     for parameter in model.parameters():  # far from the flat start, so that every token and position matters
         torch.nn.init.normal_(parameter, std=0.2)
     model.train()
@@ -69,9 +67,7 @@ def make_lesson(
     group = Group(
         prompt=Prompt("p", ({"role": "user", "content": "?"},), {}, tuple(prompt), None),
         completions=tuple(
-            Completion(
-                np.array(tokens, np.int32), str(tokens), np.full(len(tokens), -1, np.float32), "stop", count
-            )
+            Completion(np.array(tokens, np.int32), str(tokens), np.full(len(tokens), -1, np.float32), "stop", count)
             for tokens, count, _ in completions
         ),
         temperature=temperature,
@@ -145,9 +141,7 @@ def dense_loss(
         (list(lesson.scored.group.prompt.token_ids), completion.token_ids.tolist(), advantage, temperature)
         for lesson in lessons
         for temperature in [lesson.scored.group.temperature]
-        for completion, advantage in zip(
-            lesson.scored.group.completions, lesson.advantages.tolist(), strict=True
-        )
+        for completion, advantage in zip(lesson.scored.group.completions, lesson.advantages.tolist(), strict=True)
         for _ in range(completion.count)
     ]
     width = max(len(prompt) + len(completion) for prompt, completion, _, _ in samples)

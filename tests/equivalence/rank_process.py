@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from configs.schema import TrainingSettings
+from generation.buckets import pack as pack_weights
+from generation.buckets import unpack
 from trainer.advantages import Lesson
 from trainer.forest import pack
 from trainer.rank import Rank, RankReport, RankSpec, UpdateError
@@ -67,5 +69,7 @@ def _run(job: Job, rank: int, port: int) -> Done:
         except UpdateError as refusal:
             error = str(refusal)
             break
-    weights = {name: weight.detach().clone() for name, weight in worker.weights()}
+    # As they are published. Buckets do not copy, and ZeRO stage 3 takes each weight apart again after its turn.
+    buckets = list(pack_weights(worker.weights()))
+    weights = {name: weight.clone() for data, layout in buckets for name, weight in unpack(data, layout)}
     return Done(tuple(reports), weights, tuple(micro_batches), error)

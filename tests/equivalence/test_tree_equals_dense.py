@@ -59,9 +59,7 @@ def gap(
     ours, our_gradients = tree_loss(
         Policy(model), batch, old=Policy(old), reference=Policy(reference) if beta else None, beta=beta
     )
-    theirs, their_gradients = dense_loss(
-        model, some, old=old, reference=reference if beta else None, beta=beta
-    )
+    theirs, their_gradients = dense_loss(model, some, old=old, reference=reference if beta else None, beta=beta)
     return ours, theirs, relative_gap(our_gradients, their_gradients)
 
 

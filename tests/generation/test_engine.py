@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,9 +61,7 @@ class Pair:
     def sample(self, *requests: SampleRequest, **sampling: Any) -> tuple[Group, ...]:
         """With sampling settings other than those that the engine was started with: it reads them anew each time."""
         engine = copy.copy(self.engine)
-        engine._spec = replace(
-            engine._spec, sampling=SamplingSettings(**{"max_completion_length": 4} | sampling)
-        )
+        engine._spec = replace(engine._spec, sampling=SamplingSettings(**{"max_completion_length": 4} | sampling))
         return engine.sample(requests)
 
     def publish(self, model: LlamaForCausalLM, version: int, bucket_bytes: int = 50_000) -> None:
@@ -90,9 +87,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     torch.set_num_threads(threads)
 
 
-def ask(
-    prompt: Prompt = PROMPT, num_generations: int = 16, temperature: float = 1.0, seed: int = 1
-) -> SampleRequest:
+def ask(prompt: Prompt = PROMPT, num_generations: int = 16, temperature: float = 1.0, seed: int = 1) -> SampleRequest:
     return SampleRequest(prompt, num_generations, temperature, seed_of(seed, prompt.id))
 
 
@@ -220,16 +215,14 @@ def test_a_failure_while_sampling_leaves_a_clean_engine(pair: Pair, monkeypatch:
 
 def surprises(pair: Pair, num_generations: int, groups: int, temperature: float) -> tuple[float, float]:
     """How far first tokens, and first two tokens, of many groups are from transformers' probabilities."""
-    requests = [
-        ask(num_generations=num_generations, temperature=temperature, seed=seed) for seed in range(groups)
-    ]
+    requests = [ask(num_generations=num_generations, temperature=temperature, seed=seed) for seed in range(groups)]
     total: Counter[tuple[int, ...]] = Counter()
     for group in pair.sample(*requests, max_completion_length=2):
         total.update(said(group))
     every = range(len(VOCABULARY))
     table = log_probabilities(pair.reference, PROMPT, [[token] for token in every], temperature)
     first = np.exp(table[0, 0])
-    pairs = {
+    pairs: dict[tuple[int, ...], float] = {
         **{(a, b): first[a] * np.exp(table[a, 1, b]) for a in every for b in every if a != END_ID},
         (END_ID,): first[END_ID],
     }
@@ -339,9 +332,7 @@ def test_top_k_1_is_greedy_at_any_temperature(pair: Pair) -> None:
     assert said(group) == {greedy(pair.reference, PROMPT, 12): 40}
 
 
-@pytest.mark.parametrize(
-    "setting", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.3}, {"top_k": 5, "top_p": 0.6}]
-)
+@pytest.mark.parametrize("setting", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.3}, {"top_k": 5, "top_p": 0.6}])
 def test_truncation_leaves_out_unlikely_tokens(pair: Pair, setting: dict[str, Any]) -> None:
     request = ask(num_generations=256, temperature=1.2)
     (free,), (group,) = pair.sample(request), pair.sample(request, **setting)
@@ -447,7 +438,7 @@ def test_a_publish_that_sends_nothing_is_caught(restored: Pair) -> None:
     engine = restored.engine
     engine.start_weight_update()
     engine.finish_weight_update("1")
-    with pytest.raises(EngineError, match="checksum .* the weights did not arrive"):
+    with pytest.raises(EngineError, match=r"checksum .* the weights did not arrive"):
         engine.confirm(1, checksum(restored.reference.named_parameters()))
     assert refused(restored, "poisoned")
 
@@ -485,9 +476,7 @@ def test_another_version_than_the_one_announced_is_refused(restored: Pair) -> No
 
 def test_a_confirmation_without_an_update_is_refused(restored: Pair) -> None:
     with pytest.raises(EngineError):
-        restored.engine.confirm(
-            restored.engine.policy_version, checksum(restored.reference.named_parameters())
-        )
+        restored.engine.confirm(restored.engine.policy_version, checksum(restored.reference.named_parameters()))
     assert refused(restored, "poisoned")
 
 

@@ -80,9 +80,7 @@ def test_the_ends_of_the_random_numbers_hit_no_weightless_index(at: float) -> No
 
 def allowed(probabilities: NDArray[np.float64], truncation: Truncation) -> set[int]:
     """By the definitions, in vLLM's order: min-p, then top-k, then top-p over what is left."""
-    keep = [
-        i for i in np.argsort(-probabilities) if probabilities[i] >= truncation.min_p * probabilities.max()
-    ]
+    keep = [i for i in np.argsort(-probabilities) if probabilities[i] >= truncation.min_p * probabilities.max()]
     if truncation.top_k:
         keep = keep[: truncation.top_k]
     total, mass, nucleus = sum(probabilities[i] for i in keep), 0.0, []
@@ -206,9 +204,7 @@ def test_a_draw_of_an_earlier_position_is_an_error() -> None:
 
 
 def completion(tokens: Sequence[int], count: int, finish: Any = "stop") -> Completion:
-    return Completion(
-        np.array(tokens, np.int32), str(tokens), np.zeros(len(tokens), np.float32), finish, count
-    )
+    return Completion(np.array(tokens, np.int32), str(tokens), np.zeros(len(tokens), np.float32), finish, count)
 
 
 def test_equal_completions_are_merged_most_frequent_first() -> None:
@@ -261,8 +257,8 @@ def weights(draw: st.DrawFn) -> Weights:
 @given(some=weights(), bucket_bytes=st.sampled_from([1, 10, 64, 100, 10_000]))
 def test_weights_come_out_of_buckets_as_they_went_in(some: Weights, bucket_bytes: int) -> None:
     buckets = list(pack(some, bucket_bytes))
-    for data, _ in buckets:
-        data.flags.writeable = False  # as Ray's object store gives it
+    for array in (array for data, _ in buckets for array in data):
+        array.flags.writeable = False  # as Ray's object store gives it
     out = [weight for data, layout in buckets for weight in unpack(data, layout)]
     assert [name for name, _ in out] == [name for name, _ in some]
     for (_, left), (_, right) in zip(out, some, strict=True):

@@ -57,9 +57,7 @@ def groups() -> list[tuple[ScoredGroup, Kind]]:
     """One of two answers, and one of seven."""
     many = EXAMPLE_GROUP.completions[:1] * 7
     verdicts = (EXAMPLE_VERDICT, *[Verdict(-1.0, "malformed")] * 6)
-    seven = ScoredGroup(
-        type(EXAMPLE_GROUP)(EXAMPLE_GROUP.prompt, many, temperature=1.4, policy_version=4), verdicts
-    )
+    seven = ScoredGroup(type(EXAMPLE_GROUP)(EXAMPLE_GROUP.prompt, many, temperature=1.4, policy_version=4), verdicts)
     return [(EXAMPLE_SCORED_GROUP, "learning"), (seven, "learning")]
 
 

@@ -119,9 +119,7 @@ def test_the_end_says_whether_the_target_was_reached(tmp_path: Path, reached: bo
 
 def test_of_many_prompts_the_unsolved_ones_are_shown(tmp_path: Path) -> None:
     one = samples.result().after.prompts[0]
-    prompts = tuple(
-        replace(one, prompt_id=str(n), question=f"Question {n}.", solved=n != 99) for n in range(100)
-    )
+    prompts = tuple(replace(one, prompt_id=str(n), question=f"Question {n}.", solved=n != 99) for n in range(100))
     many = Evaluation(9, prompts, 1.0, 1.0)
     text = final(tmp_path, replace(samples.result(), before=many, after=many))
     assert "Question 99. " in text

@@ -24,18 +24,13 @@ def refused(given: Config, asked: tuple[Prompt, ...], context: int = 100, gpu: b
 
 
 def test_what_fits_passes() -> None:
-    given = config(
-        sampling={"prompts_per_step": 2, "max_completion_length": 10}, engine={"max_model_len": 50}
-    )
+    given = config(sampling={"prompts_per_step": 2, "max_completion_length": 10}, engine={"max_model_len": 50})
     check(given, prompts(40, 3), 50, gpu=False)
 
 
 def test_more_prompts_per_step_than_prompts() -> None:
     message = refused(config(sampling={"prompts_per_step": 8}), prompts(3, 3, 3))
-    assert (
-        "sampling.prompts_per_step: 8 is larger than the data set: task.dataset d.jsonl has 3 prompts"
-        in message
-    )
+    assert "sampling.prompts_per_step: 8 is larger than the data set: task.dataset d.jsonl has 3 prompts" in message
     assert "at most 3" in message and "Add rows, or lower sampling.prompts_per_step" in message
     message = refused(
         config(task={"name": "comparison", "size": 3}, sampling={"prompts_per_step": 8}), prompts(3, 3, 3)
@@ -50,15 +45,12 @@ def test_no_prompts() -> None:
 def test_a_prompt_longer_than_the_context() -> None:
     message = refused(config(sampling={"prompts_per_step": 1}), prompts(3, 101), context=100)
     assert (
-        "prompt p1 has 101 tokens; the context of smollm2-135m is 100" in message
-        and "Shorten the prompt" in message
+        "prompt p1 has 101 tokens; the context of smollm2-135m is 100" in message and "Shorten the prompt" in message
     )
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer() -> None:
-    assert "prompt p0 has 100 tokens" in refused(
-        config(sampling={"prompts_per_step": 1}), prompts(100), context=100
-    )
+    assert "prompt p0 has 100 tokens" in refused(config(sampling={"prompts_per_step": 1}), prompts(100), context=100)
 
 
 def test_a_completion_that_does_not_fit() -> None:
@@ -70,9 +62,7 @@ def test_a_completion_that_does_not_fit() -> None:
 
 
 def test_max_model_len_is_the_limit_where_it_is_set() -> None:
-    given = config(
-        sampling={"prompts_per_step": 1, "max_completion_length": 16}, engine={"max_model_len": 60}
-    )
+    given = config(sampling={"prompts_per_step": 1, "max_completion_length": 16}, engine={"max_model_len": 60})
     assert "engine.max_model_len is 60. It must be at most 10" in refused(given, prompts(50), context=100)
 
 
@@ -90,6 +80,11 @@ def test_prompt_ids_given_twice() -> None:
 
 def test_a_prompt_without_tokens() -> None:
     assert "prompt p0 has no tokens" in refused(config(sampling={"prompts_per_step": 1}), prompts(0))
+
+
+def test_forking_needs_an_engine_in_one_process() -> None:
+    given = config(sampling={"prompts_per_step": 1}, engine={"tensor_parallel_size": 2, "fork": "on"})
+    assert "engine.fork: on needs an engine in one process" in refused(given, prompts(3), gpu=True)
 
 
 def test_tensor_parallel_needs_gpus() -> None:

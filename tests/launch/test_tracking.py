@@ -48,9 +48,7 @@ def test_nothing_is_tracked_unless_asked(tmp_path: Path) -> None:
     assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
 
 
-def test_wandb_offline_keeps_its_files_in_the_run_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_offline_keeps_its_files_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))

@@ -10,9 +10,7 @@ from rewards.comparison import Comparison, parse
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 300))
 def test_questions_are_distinct_balanced_and_right(seed: int, size: int) -> None:
     questions = list(islice(Comparison.questions(seed), size))
-    assert (
-        len({question.id for question in questions}) == len({question.text for question in questions}) == size
-    )
+    assert len({question.id for question in questions}) == len({question.text for question in questions}) == size
     yes = sum(question.answer == "Yes" for question in questions)
     assert abs(2 * yes - size) <= 1
     for question in questions:
@@ -37,9 +35,7 @@ def test_there_are_as_many_questions_as_it_says() -> None:
     mark=st.sampled_from(["", ".", "!"]),
     after=st.text(" \n\t", max_size=3),
 )
-def test_an_answer_may_vary_in_case_space_and_full_stop(
-    word: str, before: str, mark: str, after: str
-) -> None:
+def test_an_answer_may_vary_in_case_space_and_full_stop(word: str, before: str, mark: str, after: str) -> None:
     assert parse(f"{before}{word}{mark}{after}") == word.capitalize()
 
 

@@ -89,25 +89,19 @@ def test_chat_messages_are_a_prompt(form: str, tmp_path: Path) -> None:
 
 
 def test_the_column_id_names_the_prompts(tmp_path: Path) -> None:
-    source = lines(
-        tmp_path / "d.jsonl", [{"id": 7, "prompt": "a"}, {"id": "x", "prompt": "b"}, {"prompt": "c"}]
-    )
+    source = lines(tmp_path / "d.jsonl", [{"id": 7, "prompt": "a"}, {"id": "x", "prompt": "b"}, {"prompt": "c"}])
     rows = read(source, "train")
     assert [row.id for row in rows] == ["7", "x", "d-2"]
     assert rows[2].columns == {"id": None}
 
 
 def test_lines_may_differ_in_columns_and_types_and_be_empty(tmp_path: Path) -> None:
-    source = lines(
-        tmp_path / "d.jsonl", [{"prompt": "a\u2028b", "x": 1}, "", {"y": "z", "prompt": CHAT, "x": "one"}]
-    )
+    source = lines(tmp_path / "d.jsonl", [{"prompt": "a\u2028b", "x": 1}, "", {"y": "z", "prompt": CHAT, "x": "one"}])
     assert [row.columns for row in read(source, "train")] == [{"x": 1, "y": None}, {"x": "one", "y": "z"}]
 
 
 def test_columns_that_trl_does_not_pass_on_are_left_out(tmp_path: Path) -> None:
-    source = lines(
-        tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b", "completion_ids": [1], "answer": 2}]
-    )
+    source = lines(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b", "completion_ids": [1], "answer": 2}])
     assert read(source, "train")[0].columns == {"answer": 2}
 
 
@@ -174,17 +168,13 @@ def test_an_empty_data_set_is_refused(content: str, form: str, tmp_path: Path) -
 
 def test_a_missing_column_is_refused_naming_the_others(tmp_path: Path) -> None:
     message = refused(lines(tmp_path / "d.jsonl", [{"prompts_": "a", "answer": 1}]))
-    assert (
-        "has no column `prompt`; its columns are prompts_, answer. Rename `prompts_` to `prompt`." in message
-    )
+    assert "has no column `prompt`; its columns are prompts_, answer. Rename `prompts_` to `prompt`." in message
     message = refused(lines(tmp_path / "d.jsonl", [{"question": "a"}]))
     assert "its columns are question. Name the column with the questions `prompt`." in message
 
 
 def test_a_column_that_would_hide_an_argument_is_refused(tmp_path: Path) -> None:
-    assert "a column `completions`" in refused(
-        lines(tmp_path / "d.jsonl", [{"prompt": "a", "completions": 1}])
-    )
+    assert "a column `completions`" in refused(lines(tmp_path / "d.jsonl", [{"prompt": "a", "completions": 1}]))
 
 
 @pytest.mark.parametrize("name", ["sum.jsonl", "no/such/folder", "./nowhere"])
@@ -237,10 +227,7 @@ def test_a_hub_id_that_cannot_be_had(offline: str, remedy: str, monkeypatch: pyt
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     message = refused("someone/sums", "test")
     assert asked == [("someone/sums", "test")]
-    assert (
-        "task.dataset: someone/sums cannot be read: ConnectionError: no route" in message
-        and remedy in message
-    )
+    assert "task.dataset: someone/sums cannot be read: ConnectionError: no route" in message and remedy in message
 
 
 def test_importing_rewards_imports_no_heavy_library() -> None:

@@ -89,9 +89,7 @@ def test_the_file_may_have_any_name(name: str, tmp_path: Path) -> None:
 
 
 def test_an_async_function_is_awaited(make: Make) -> None:
-    source = (
-        "import asyncio\nasync def f(completions, **kwargs):\n    await asyncio.sleep(0)\n    return [True]"
-    )
+    source = "import asyncio\nasync def f(completions, **kwargs):\n    await asyncio.sleep(0)\n    return [True]"
     assert call(make(source), "a") == (1.0,)
 
 

@@ -38,9 +38,7 @@ def test_the_built_in_task() -> None:
 
 
 def test_examples_are_earlier_turns_and_no_questions() -> None:
-    task = load_task(
-        TaskSettings(name="comparison", size=200, few_shot=3, system_prompt="Be short."), 0, tokenize
-    )
+    task = load_task(TaskSettings(name="comparison", size=200, few_shot=3, system_prompt="Be short."), 0, tokenize)
     plain = load_task(TaskSettings(name="comparison", size=200), 0, tokenize)
     questions = {prompt.messages[-1]["content"] for prompt in task.prompts}
     assert [prompt.id for prompt in task.prompts] == [prompt.id for prompt in plain.prompts]
@@ -48,9 +46,7 @@ def test_examples_are_earlier_turns_and_no_questions() -> None:
         roles = [message["role"] for message in prompt.messages]
         assert roles == ["system", *["user", "assistant"] * 3, "user"]
         for question, answer in zip(prompt.messages[1:-1:2], prompt.messages[2:-1:2], strict=True):
-            left, right = (
-                int(word) for word in question["content"].replace("?", "").split() if word.isdigit()
-            )
+            left, right = (int(word) for word in question["content"].replace("?", "").split() if word.isdigit())
             assert answer["content"] == ("Yes" if left > right else "No")
             assert question["content"] not in questions
 
@@ -62,9 +58,7 @@ def test_the_task_seed_wins_over_the_run_seed(own_seed: int | None, seed: int, s
 
 
 def test_a_task_larger_than_it_can_be_is_refused_with_the_maximum() -> None:
-    with pytest.raises(
-        TaskError, match=r"task.size: 9999 is more than comparison has: at most 9898 .*few_shot 2"
-    ):
+    with pytest.raises(TaskError, match=r"task.size: 9999 is more than comparison has: at most 9898 .*few_shot 2"):
         load_task(TaskSettings(name="comparison", size=9999, few_shot=2), 0, tokenize)
     assert len(load_task(TaskSettings(name="comparison", size=9898, few_shot=2), 0, tokenize).prompts) == 9898
 
@@ -79,9 +73,7 @@ def test_an_unknown_task_is_refused_naming_the_nearest_and_all() -> None:
 
 def test_the_listing_has_every_task_with_an_example() -> None:
     assert [task.name for task in tasks()] == sorted(TASKS)
-    assert all(
-        task.summary and task.example.text and task.example.answer and task.capacity for task in tasks()
-    )
+    assert all(task.summary and task.example.text and task.example.answer and task.capacity for task in tasks())
 
 
 def test_each_distinct_text_is_judged_once(tmp_path: Path) -> None:
@@ -91,9 +83,7 @@ def f(completions, completion_ids, **kwargs):
     return [0.25, 1, 0.25]
 """
     task = own(tmp_path, [{"prompt": "p"}], source)
-    verdicts = task.score(
-        task.prompts[0], ["a", "b", "a", "a"], [False, True, False, True], [[1], [2], [3], [4]]
-    )
+    verdicts = task.score(task.prompts[0], ["a", "b", "a", "a"], [False, True, False, True], [[1], [2], [3], [4]])
     assert [(verdict.reward, verdict.reason) for verdict in verdicts] == [
         (0.25, "wrong"),
         (1.0, "correct"),
@@ -133,9 +123,7 @@ def test_a_task_can_be_sent_to_another_process(tmp_path: Path) -> None:
 
 
 def test_the_timeout_is_the_configured_one(tmp_path: Path) -> None:
-    task = own(
-        tmp_path, [{"prompt": "p"}], "import time\ndef f(**kwargs): time.sleep(60)", reward_timeout=0.2
-    )
+    task = own(tmp_path, [{"prompt": "p"}], "import time\ndef f(**kwargs): time.sleep(60)", reward_timeout=0.2)
     with pytest.raises(RewardError, match=r"within 0.2 s"):
         task.score(task.prompts[0], ["a"], [False], [[1]])
 

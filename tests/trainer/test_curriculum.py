@@ -64,9 +64,7 @@ def test_a_prompt_found_unsolved_on_replay_is_unsolved_again() -> None:
 
 def test_temperatures_come_from_the_ladder() -> None:
     now = curriculum().record({"a": COLLAPSED, "b": LEARNING})
-    assert {visit.prompt_id: visit.temperature for visit in now.take(8)} == dict.fromkeys(IDS, 1.0) | {
-        "a": 1.5
-    }
+    assert {visit.prompt_id: visit.temperature for visit in now.take(8)} == dict.fromkeys(IDS, 1.0) | {"a": 1.5}
     again = now.record({"a": LEARNING})
     assert all(visit.temperature == 1.0 for visit in again.take(8))
 

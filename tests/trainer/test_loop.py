@@ -32,9 +32,7 @@ def run(
     journal = FakeJournal()
     ticks = clock or count()
     ports = Ports(FakeGenerator(model), FakeScorer(), FakeLearner(model), FakePublisher(model), journal)
-    result = loop.train(
-        settings, PROMPTS, 1.0, ports, interrupted=interrupted, clock=lambda: float(next(ticks))
-    )
+    result = loop.train(settings, PROMPTS, 1.0, ports, interrupted=interrupted, clock=lambda: float(next(ticks)))
     return result, journal
 
 
@@ -97,9 +95,7 @@ def test_limits_end_the_run_unreached(tmp_path: Any) -> None:
     result, _ = run(config(tmp_path, max_steps=1, target_reward=0.995), FakeModel(pace=0.0))
     assert (result.reached, result.steps) == (False, 1)
     assert "run.max_steps" in result.stopped
-    result, _ = run(
-        config(tmp_path, max_steps=None, max_seconds=30, target_reward=0.995), FakeModel(pace=0.0)
-    )
+    result, _ = run(config(tmp_path, max_steps=None, max_seconds=30, target_reward=0.995), FakeModel(pace=0.0))
     assert result.reached is False
     assert "run.max_seconds" in result.stopped
 

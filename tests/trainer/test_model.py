@@ -8,7 +8,7 @@ from trainer.model import ModelError, resolve
 
 
 def test_a_misspelled_bundled_name_is_refused_with_the_one_meant() -> None:
-    with pytest.raises(ModelError, match="smollm-135m.*Did you mean 'smollm2-135m'"):
+    with pytest.raises(ModelError, match=r"smollm-135m.*Did you mean 'smollm2-135m'"):
         resolve("smollm-135m")
 
 
