@@ -7,6 +7,7 @@ from generation.engine import SampleRequest, seed_of
 from rewards.prompts import Prompt
 from trainer.metrics import Evaluation, PromptResult
 from trainer.ports import Generator, Scorer
+from trainer.scored import ScoredGroup
 from trainer.signal import SAME_REWARD, classify
 
 
@@ -24,14 +25,15 @@ def evaluate(
     """
     chosen = prompts[: config.run.evaluation_prompts]
     sampling = config.sampling
-    sampled, greedy = (
-        scorer.score(
-            generator.sample(
-                [SampleRequest(p, count, temperature, seed_of(config.seed, label, p.id)) for p in chosen]
-            )
-        )
-        for count, temperature in ((sampling.num_generations, sampling.temperature), (1, 0.0))
-    )
+
+    def score(count: int, temperature: float) -> list[ScoredGroup]:
+        """A step's worth of prompts at a time, so that the timeout of a step fits."""
+        requests = [SampleRequest(p, count, temperature, seed_of(config.seed, label, p.id)) for p in chosen]
+        size = sampling.prompts_per_step
+        parts = [requests[first : first + size] for first in range(0, len(requests), size)]
+        return [scored for part in parts for scored in scorer.score(generator.sample(part))]
+
+    sampled, greedy = score(sampling.num_generations, sampling.temperature), score(1, 0.0)
     results = tuple(
         PromptResult(
             prompt_id=prompt.id,

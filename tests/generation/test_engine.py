@@ -481,12 +481,11 @@ def test_a_confirmation_without_an_update_is_refused(restored: Pair) -> None:
 
 
 def test_an_update_that_fails_poisons_the_engine(restored: Pair) -> None:
-    ((data, layout),) = pack(list(restored.reference.named_parameters()))
+    unknown = ("model.layers.0.nonsense.weight", torch.zeros(2, 2))
+    ((data, layout),) = pack([*restored.reference.named_parameters(), unknown])
     restored.engine.start_weight_update()
     with pytest.raises(Exception, match="nonsense"):
-        restored.engine.update_weights(
-            {"data": data, "layout": (("model.layers.0.nonsense.weight", "float32", (2, 2)), *layout)}
-        )
+        restored.engine.update_weights({"data": data, "layout": layout})
     assert refused(restored, "poisoned")
 
 

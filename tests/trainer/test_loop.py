@@ -39,8 +39,8 @@ def run(
 def test_a_step_samples_updates_and_publishes_before_the_next_sample(tmp_path: Any) -> None:
     model = FakeModel(skill=0.25, pace=0.1)
     run(config(tmp_path, max_steps=2), model)
-    evaluation = ["sample 4 at version 0", "sample 4 at version 0"]
-    assert model.events[:8] == [
+    evaluation = ["sample 2 at version 0"] * 4  # half the prompts at a time, sampled and greedy
+    assert model.events[:10] == [
         *evaluation,
         "sample 2 at version 0",
         "update on 16 samples",
