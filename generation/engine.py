@@ -170,7 +170,18 @@ class Engine:
         ]
         prompts = [TokensPrompt(prompt_token_ids=list(r.prompt.token_ids)) for r in requests]
         outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        return [[_completion(sample) for sample in output.outputs] for output in outputs]
+        return [[self._completion(sample) for sample in output.outputs] for output in outputs]
+
+    def _completion(self, sample: Any) -> Completion:
+        """vLLM's `CompletionOutput` of a request that asked for log-probabilities."""
+        logprobs = [at[token].logprob for token, at in zip(sample.token_ids, sample.logprobs, strict=True)]
+        return Completion(
+            token_ids=np.array(sample.token_ids, dtype=np.int32),
+            text=self._text(list(sample.token_ids)),
+            logprobs=np.array(logprobs, dtype=np.float32),
+            finish_reason="length" if sample.finish_reason == "length" else "stop",
+            count=1,
+        )
 
     def _text(self, token_ids: list[int]) -> str:
         """Without special tokens, and cut before a stop string, as vLLM gives it."""
@@ -227,18 +238,6 @@ class Engine:
         except BaseException:
             self.health = "poisoned"
             raise
-
-
-def _completion(sample: Any) -> Completion:
-    """vLLM's `CompletionOutput` of a request that asked for log-probabilities."""
-    logprobs = [at[token].logprob for token, at in zip(sample.token_ids, sample.logprobs, strict=True)]
-    return Completion(
-        token_ids=np.array(sample.token_ids, dtype=np.int32),
-        text=sample.text,
-        logprobs=np.array(logprobs, dtype=np.float32),
-        finish_reason="length" if sample.finish_reason == "length" else "stop",
-        count=1,
-    )
 
 
 def distinct(completions: Sequence[Completion]) -> tuple[Completion, ...]:

@@ -17,8 +17,8 @@ class Completion:
 
     token_ids: [length] int32, the end-of-turn token included when it was sampled.
     text: decoded without special tokens.
-    logprobs: [length] float32, natural log, of each token under the distribution it was drawn from
-        (the group's temperature applied).
+    logprobs: [length] float32, natural log, of each token at the group's temperature (1 for greedy), before
+        top-p, top-k and min-p. (After them where an engine cannot fork: vLLM gives no other.)
     finish_reason: `stop` (end of turn or a stop string) or `length` (cut off).
     count: how many of the group's samples are this one, at least 1.
     """

@@ -1,6 +1,7 @@
 """Ray: a cluster that is there or one of our own, and where engines and ranks are placed on it."""
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ def connected(config: Config) -> Iterator[None]:
         # Ray's default of 15 starves engines and ranks beside any other program: one thread that waits for its core
         # holds up all the others at the next barrier.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            # Else Ray would write a token into the home directory, and from then on ask every other cluster for it.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init(
             address="local",
             include_dashboard=config.cluster.dashboard,

@@ -39,6 +39,8 @@ def _result(reference: Any, name: str, phase: str) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise RemoteError(f"While {phase}: {name} failed.\n{error}") from error
     except ray.exceptions.RayActorError as error:
+        if "creation task" in error.error_msg:
+            raise RemoteError(f"While {phase}: {name} did not start.\n{error.error_msg}") from error
         raise RemoteError(
             f"While {phase}: the process of {name} ended ({error.error_msg.strip().splitlines()[0]}). "
             "Out of memory is the usual reason: lower engine.kv_cache_gib or training.micro_batch_tokens."

@@ -129,7 +129,7 @@ class _Worker:
         self._connection, other = Pipe()
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "import sys, rewards.worker as w; w.serve(*sys.argv[1:])",
+                [sys.executable, "-P", "-c", "import sys, rewards.worker as w; w.serve(*sys.argv[1:])",
                  str(path), function, str(other.fileno())],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
                 pass_fds=[other.fileno()],

@@ -49,7 +49,7 @@ def started(*command: str, cwd: Path, **environment: str) -> Iterator[Run]:
     process = subprocess.Popen(
         command,
         cwd=cwd,
-        env=inherited | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), MARK: mark} | environment,
+        env=inherited | {"HF_HUB_OFFLINE": "1", MARK: mark} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -133,8 +133,8 @@ def own_task(tmp_path: Path) -> dict[str, Any]:
         for number in (11, 93, 34, 67)
     ]
     (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in questions))
-    (tmp_path / "exam.py").write_text(REWARDS)
-    return {"dataset": "mine.jsonl", "reward": "exam.py:exact", "best_reward": 2.0}
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    return {"dataset": "mine.jsonl", "reward": "rewards.py:exact", "best_reward": 2.0}
 
 
 def test_a_users_own_data_and_reward_function(tmp_path: Path, model: str, own_task: dict[str, Any]) -> None:
@@ -169,14 +169,14 @@ def test_a_reward_function_that_raises_ends_the_run(tmp_path: Path, model: str, 
     config_path = write_config(
         tmp_path / "broken.yaml",
         model,
-        task=own_task | {"reward": "exam.py:broken", "best_reward": 1000.0},
+        task=own_task | {"reward": "rewards.py:broken", "best_reward": 1000.0},
         run={"max_steps": 3},
     )
     with cohort("train", config_path, cwd=tmp_path) as run:
         status, out, err = run.finish()
         assert status == 1, out + err
         assert run.left_behind() == []
-    assert "reward function exam.py:broken" in err
+    assert "reward function rewards.py:broken" in err
     assert "ZeroDivisionError" in err and "no such luck" in err
     assert "Correct the function" in err
     folder = tmp_path / "runs" / "broken"
