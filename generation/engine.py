@@ -117,16 +117,35 @@ class Engine:
 
         Raises EngineError: the engine's weights are not whole.
         """
+        return self._groups(requests, self._fork if self._spec.forks else self._stock)
+
+    def sample_plain(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        """What `sample` is measured against: vLLM's own `n`, without the requests' seeds, which slow it down."""
+        return self._groups(requests, lambda some: self._stock(some, seeded=False))
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets cached prefixes.
+
+        Raises EngineError: requests are still running.
+        """
+        if not self._llm.reset_prefix_cache():
+            self.health = "poisoned"
+            raise EngineError("vLLM did not reset its prefix cache: requests are still running.")
+
+    def _groups(
+        self,
+        requests: Sequence[SampleRequest],
+        sample: Callable[[Sequence[SampleRequest]], list[list[Completion]]],
+    ) -> tuple[Group, ...]:
         if self.health != "ready":
             raise EngineError(
                 f"This engine is {self.health}: an update from policy version {self.policy_version} "
                 f"{'is under way' if self.health == 'torn' else 'failed'}, so its weights may be a mixture of two "
                 "versions. Finish the update, or replace the engine."
             )
-        samples = (self._fork if self._spec.forks else self._stock)(requests)
         return tuple(
             Group(request.prompt, distinct(completions), request.temperature, self.policy_version)
-            for request, completions in zip(requests, samples, strict=True)
+            for request, completions in zip(requests, sample(requests), strict=True)
         )
 
     def _fork(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
@@ -149,7 +168,7 @@ class Engine:
             )
         return completions
 
-    def _stock(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
+    def _stock(self, requests: Sequence[SampleRequest], seeded: bool = True) -> list[list[Completion]]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -158,7 +177,7 @@ class Engine:
             SamplingParams(
                 n=r.num_generations,
                 temperature=r.temperature,
-                seed=r.seed,
+                seed=r.seed if seeded else None,
                 top_p=sampling.top_p if r.temperature else 1.0,
                 top_k=sampling.top_k if r.temperature else 0,
                 min_p=sampling.min_p if r.temperature else 0.0,
@@ -212,9 +231,7 @@ class Engine:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Closes the update; cached prefixes of the old weights are forgotten."""
         self._poisons(lambda: self._llm.finish_weight_update(weight_version))
-        if not self._llm.reset_prefix_cache():
-            self.health = "poisoned"
-            raise EngineError("vLLM did not reset its prefix cache: requests are still running.")
+        self.reset_prefix_cache()
 
     def confirm(self, policy_version: int, checksum: int) -> None:
         """Takes the engine out of `torn` if what it loaded is version `policy_version` with `checksum`.

@@ -14,6 +14,7 @@ it takes the one token that is left.
 import functools
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
@@ -34,6 +36,10 @@ from generation import handover
 from generation.groups import FinishReason
 
 
+ROWS_AT_ONCE = 64
+"""Rows of logits that are drawn from together: some copies of [rows, vocabulary] numbers exist for a moment."""
+
+
 @dataclass(frozen=True)
 class Truncation:
     """Which tokens may be drawn; vLLM's parameters of the same names (`top_k` 0 is off)."""
@@ -42,30 +48,71 @@ class Truncation:
     top_k: int = 0
     min_p: float = 0.0
 
-    def apply(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[vocabulary] logits with the excluded tokens at -inf."""
+    def apply(self, logits: Tensor) -> Tensor:
+        """[rows, vocabulary] logits with the excluded tokens at -inf."""
+        rows, vocabulary = logits.shape
         if self.min_p > 0:
-            logits = np.where(logits < logits.max() + np.log(self.min_p), -np.inf, logits).astype(np.float32)
-        if 0 < self.top_k < len(logits) or self.top_p < 1:
-            k = torch.tensor([self.top_k]) if 0 < self.top_k < len(logits) else None
-            p = torch.tensor([self.top_p]) if self.top_p < 1 else None
-            logits = apply_top_k_top_p_pytorch(torch.from_numpy(logits.copy())[None], k, p)[0].numpy()
+            logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(self.min_p), -torch.inf)
+        if 0 < self.top_k < vocabulary or self.top_p < 1:
+            k = logits.new_full((rows,), self.top_k, dtype=torch.long) if 0 < self.top_k < vocabulary else None
+            p = logits.new_full((rows,), self.top_p) if self.top_p < 1 else None
+            logits = apply_top_k_top_p_pytorch(logits.clone(), k, p)
         return logits
 
 
 @dataclass(frozen=True)
-class Split:
-    """One draw: the distinct next tokens of a branch, most frequent first.
+class Draw:
+    """The distinct next tokens of a prefix, most frequent first.
 
-    position: how many tokens the branch had.
-    token_ids, counts: [distinct]; logprobs: [distinct] float32, before truncation.
-    tail: of the prefix, for the branches that go on elsewhere.
+    token_ids, counts: [distinct]. logprobs: [distinct] float32, before truncation.
     """
 
-    position: int
     token_ids: NDArray[np.int64]
     counts: NDArray[np.int64]
     logprobs: NDArray[np.float32]
+
+
+def draw(
+    logits: Tensor,
+    temperatures: Sequence[float],
+    truncation: Truncation,
+    uniforms: Sequence[NDArray[np.float64]],
+) -> list[Draw]:
+    """For each row as many draws as it has random numbers, by inverse transform sampling.
+
+    logits: [rows, vocabulary], before temperature. temperatures: [rows]; 0 takes the likeliest token, with the
+    log-probability that it has at 1. uniforms: [rows][count] in [0, 1).
+    """
+    temperature = torch.tensor(temperatures, device=logits.device)[:, None]
+    values = logits.float() / torch.where(temperature > 0, temperature, 1.0)
+    allowed = truncation.apply(values)
+    cumulative = (allowed - allowed.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:].contiguous()
+    at = np.zeros((len(uniforms), max(map(len, uniforms))))
+    for row, numbers in zip(at, uniforms, strict=True):
+        row[: len(numbers)] = numbers
+    drawn = torch.searchsorted(cumulative, torch.from_numpy(at).to(logits.device) * total, right=True)
+    # Not behind the first index that reaches the total: rounding must not draw a token of zero weight.
+    drawn = drawn.minimum(torch.searchsorted(cumulative, total))
+    drawn = torch.where(temperature > 0, drawn, values.argmax(-1, keepdim=True))
+    logprobs = (values.gather(1, drawn) - values.logsumexp(-1, keepdim=True)).cpu().numpy()
+    draws = []
+    for tokens, row_logprobs, numbers in zip(drawn.cpu().numpy(), logprobs, uniforms, strict=True):
+        distinct, first, counts = np.unique(tokens[: len(numbers)], return_index=True, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        draws.append(Draw(distinct[order], counts[order], row_logprobs[first[order]]))
+    return draws
+
+
+@dataclass(frozen=True)
+class Split:
+    """A draw that splits a branch.
+
+    position: how many tokens the branch had. tail: of the prefix, for the branches that go on elsewhere.
+    """
+
+    position: int
+    draw: Draw
     tail: handover.Tail | None
 
 
@@ -92,33 +139,29 @@ class Branch:
     def __post_init__(self) -> None:
         self.start = len(self.token_ids)
 
-    def draw(self, logits: torch.Tensor, generated: int, tail: Callable[[], handover.Tail | None]) -> int:
-        """Splits the branch at its next token and returns the token that goes on in place.
+    def uniforms(self, generated: int) -> NDArray[np.float64]:
+        """[count] random numbers that depend on the seed and the prefix only, never on the order of requests.
 
-        logits: [vocabulary] float32, before temperature (0 takes the likeliest token).
-        generated: tokens since `start`. tail: copies the tail of the prefix.
+        generated: tokens since `start`.
         """
-        path = self.token_ids[: self.start + generated]
-        values: NDArray[np.float32] = logits.float().cpu().numpy()
-        if self.temperature:
-            values = (values / self.temperature).astype(np.float32, copy=False)
-            allowed = self.truncation.apply(values)
-            token_ids, counts = multinomial(_cumulative(allowed), self.count, _generator(self.seed, path))
-        else:
-            token_ids, counts = np.array([values.argmax()]), np.array([self.count])
-        log_total = values.max() + np.log(_cumulative(values)[-1])
-        logprobs = (values[token_ids] - log_total).astype(np.float32)
-        self.split = Split(len(path), token_ids, counts, logprobs, tail() if len(token_ids) > 1 else None)
-        return int(token_ids[0])
+        text = np.array([self.seed, *self.token_ids[: self.start + generated]], dtype=np.uint64).tobytes()
+        key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
+        return np.random.Generator(np.random.Philox(key=key)).random(self.count)
+
+    def split_by(self, draw: Draw, generated: int, tail: Callable[[], handover.Tail | None]) -> int:
+        """Notes the draw and returns the token that goes on in place. tail: copies the tail of the prefix."""
+        self.split = Split(self.start + generated, draw, tail() if len(draw.token_ids) > 1 else None)
+        return int(draw.token_ids[0])
 
     def advance(self, token_ids: Sequence[int]) -> list["Branch"]:
         """Takes the draw that vLLM followed with `token_ids`; returns the branches that go on elsewhere."""
         split = self.split
-        if split is None or split.position != len(self.token_ids) or [*token_ids] != [split.token_ids[0]]:
+        if split is None or split.position != len(self.token_ids) or [*token_ids] != [split.draw.token_ids[0]]:
             raise RuntimeError(
                 f"vLLM generated {[*token_ids]} at position {len(self.token_ids)} of a forked request, where "
                 f"{split} was drawn. Set engine.fork to off and report this."
             )
+        draw = split.draw
         children = [
             Branch(
                 self.index,
@@ -130,41 +173,13 @@ class Branch:
                 [*self.logprobs, float(logprob)],
                 split.tail,
             )
-            for token, count, logprob in zip(split.token_ids[1:], split.counts[1:], split.logprobs[1:], strict=True)
+            for token, count, logprob in zip(draw.token_ids[1:], draw.counts[1:], draw.logprobs[1:], strict=True)
         ]
         self.split = self.tail = None
-        self.count = int(split.counts[0])
-        self.token_ids.append(int(split.token_ids[0]))
-        self.logprobs.append(float(split.logprobs[0]))
+        self.count = int(draw.counts[0])
+        self.token_ids.append(int(draw.token_ids[0]))
+        self.logprobs.append(float(draw.logprobs[0]))
         return children
-
-
-def _generator(seed: int, path: Sequence[int]) -> np.random.Generator:
-    """Random numbers that depend on the seed and the prefix only, never on the order of requests."""
-    text = np.array([seed, *path], dtype=np.uint64).tobytes()
-    key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
-    return np.random.Generator(np.random.Philox(key=key))
-
-
-def _cumulative(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[vocabulary] running sum of exp(logits - largest logit)."""
-    total: NDArray[np.float64] = np.exp(logits - logits.max()).cumsum(dtype=np.float64)
-    return total
-
-
-def multinomial(
-    cumulative: NDArray[np.float64], count: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`count` draws by inverse transform sampling: distinct indices and their counts, most frequent first.
-
-    cumulative: [n] running sum of weights that need not sum to 1.
-    """
-    # The first index that reaches the total: rounding must not draw one of zero weight behind it.
-    last = np.searchsorted(cumulative, cumulative[-1], side="left")
-    drawn = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
-    indices, counts = np.unique(np.minimum(drawn, last), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return indices[order], counts[order]
 
 
 class ForkProcessor(LogitsProcessor):
@@ -186,15 +201,37 @@ class ForkProcessor(LogitsProcessor):
         ticket = handover.ticket_of(params)
         return None if ticket is None else (ticket, len(prompt_token_ids or ()), output_token_ids)
 
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        for row, (ticket, prompt_length, output_token_ids) in self._rows.items():
-            branch = handover.TICKETS[ticket]
-            assert isinstance(branch, Branch)
-            length = prompt_length + len(output_token_ids)
-            token = branch.draw(logits[row], len(output_token_ids), functools.partial(handover.tail, ticket, length))
-            logits[row] = -torch.inf
-            logits[row, token] = 0.0
+    def apply(self, logits: Tensor) -> Tensor:
+        rows = list(self._rows)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            self._draw(logits, rows[start : start + ROWS_AT_ONCE])
         return logits
+
+    def _draw(self, logits: Tensor, rows: Sequence[int]) -> None:
+        requests = [self._rows[row] for row in rows]
+        branches = [_branch(ticket) for ticket, _, _ in requests]
+        generated = [len(output_token_ids) for _, _, output_token_ids in requests]
+        index = torch.tensor(rows, device=logits.device)
+        draws = draw(
+            logits[index],
+            [branch.temperature for branch in branches],
+            branches[0].truncation,  # one `sample`, one truncation
+            [branch.uniforms(since) for branch, since in zip(branches, generated, strict=True)],
+        )
+        going_on = [
+            branch.split_by(drawn, since, functools.partial(handover.tail, ticket, prompt_length + since))
+            for branch, drawn, since, (ticket, prompt_length, _) in zip(
+                branches, draws, generated, requests, strict=True
+            )
+        ]
+        logits[index] = -torch.inf
+        logits[index, torch.tensor(going_on, device=logits.device)] = 0.0
+
+
+def _branch(ticket: int) -> Branch:
+    branch = handover.TICKETS[ticket]
+    assert isinstance(branch, Branch)
+    return branch
 
 
 @dataclass(frozen=True)

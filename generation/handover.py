@@ -114,9 +114,12 @@ class TailHandover(KVConnectorBase_V1):
                 cache[block].copy_(saved)
 
     def tail(self, ticket: int, length: int) -> Tail | None:
-        """Copy of the partial block at the end of a running request's first `length` tokens; None if it is full."""
+        """Copy of the partial block at the end of a running request's first `length` tokens; None if it is full.
+
+        None also while chunked prefill has not come that far: what is drawn then does not hold.
+        """
         block, tokens = divmod(length, self._block_size)
-        if not tokens:
+        if not tokens or block >= len(self._blocks[ticket]):
             return None
         index = self._blocks[ticket][block]
         return Tail(length - tokens, tokens, tuple(cache[index].clone() for cache in self._caches))

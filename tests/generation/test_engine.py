@@ -5,6 +5,7 @@ tied embeddings. The last test runs them all again in a process with another eng
 """
 
 import copy
+import functools
 import os
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import vllm
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from configs.schema import EngineSettings, SamplingSettings
@@ -31,10 +34,13 @@ from tests.tiny import CONTEXT, END, VOCABULARY, load_tiny_model, make_tiny_mode
 
 pytestmark = pytest.mark.timeout(240)
 
-STOCK = "COHORT_TEST_STOCK_ENGINE"
-"""Set, the engine draws every sample by itself, and has a head of its own."""
+ENGINE = os.environ.get("COHORT_TEST_ENGINE")
+"""`stock`: the engine draws every sample by itself, and has a head of its own. `cramped`: it has memory for eleven
+blocks only, so that requests push each other out of it, and computes prompts 16 tokens at a time."""
 
-forks = pytest.mark.skipif(STOCK in os.environ, reason="this engine does not fork")
+CRAMPED = {"num_gpu_blocks_override": 12, "max_num_seqs": 16, "max_num_batched_tokens": 16}
+
+forks = pytest.mark.skipif(ENGINE == "stock", reason="this engine does not fork")
 
 END_ID = VOCABULARY.index(END)
 PROMPT = random_prompt(9)
@@ -78,9 +84,12 @@ class Pair:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """vLLM binds threads to cores and sets environment variables: other tests get the process back as it was."""
     cores, environment, threads = os.sched_getaffinity(0), dict(os.environ), torch.get_num_threads()
-    stock = STOCK in os.environ
-    folder = make_tiny_model(tmp_path_factory.mktemp("model"), tied=not stock)
-    yield Pair(folder, fork="off" if stock else "auto")
+    folder = make_tiny_model(tmp_path_factory.mktemp("model"), tied=ENGINE != "stock")
+    with pytest.MonkeyPatch.context() as patch:
+        if ENGINE == "cramped":
+            patch.setattr(vllm, "LLM", functools.partial(vllm.LLM, **CRAMPED))
+        pair = Pair(folder, fork="off" if ENGINE == "stock" else "auto")
+    yield pair
     os.sched_setaffinity(0, cores)
     os.environ.clear()
     os.environ.update(environment)
@@ -245,23 +254,70 @@ def test_samples_are_distributed_as_the_model_says(
     assert np.abs(surprises(pair, num_generations, groups, temperature)).max() < SUSPICIOUS
 
 
-def flattened(cumulative: NDArray[np.float64], count: int, rng: np.random.Generator) -> Any:
-    return UNBIASED(np.diff(cumulative, prepend=0.0).__pow__(0.9).cumsum(), count, rng)
+FLATTER = 0.97
 
 
-def alike(cumulative: NDArray[np.float64], count: int, rng: np.random.Generator) -> Any:
+def flattened(logits: Tensor, *arguments: Any) -> list[forking.Draw]:
+    return UNBIASED(logits * FLATTER, *arguments)
+
+
+def alike(logits: Tensor, temperatures: Any, truncation: Any, uniforms: Sequence[NDArray[np.float64]]) -> Any:
     """The same random numbers in every group."""
-    return UNBIASED(cumulative, count, np.random.default_rng(0))
+    same = [np.random.default_rng(0).random(len(numbers)) for numbers in uniforms]
+    return UNBIASED(logits, temperatures, truncation, same)
 
 
-UNBIASED = forking.multinomial
+UNBIASED = forking.draw
 
 
 @forks
-@pytest.mark.parametrize("biased", [flattened, alike])
-def test_a_biased_draw_is_caught(pair: Pair, monkeypatch: pytest.MonkeyPatch, biased: Any) -> None:
-    monkeypatch.setattr(forking, "multinomial", biased)
-    assert np.abs(surprises(pair, 256, 24, 1.0)).max() > SUSPICIOUS
+@pytest.mark.parametrize(("biased", "num_generations", "groups"), [(flattened, 100_000, 1), (alike, 256, 24)])
+def test_a_biased_draw_is_caught(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, biased: Any, num_generations: int, groups: int
+) -> None:
+    assert np.abs(surprises(pair, num_generations, groups, 1.0)).max() < SUSPICIOUS
+    monkeypatch.setattr(forking, "draw", biased)
+    assert np.abs(surprises(pair, num_generations, groups, 1.0)).max() > SUSPICIOUS
+
+
+def test_the_bias_that_is_caught_is_below_2_percent(pair: Pair) -> None:
+    """Of all probability that much is elsewhere."""
+    logits = log_probabilities(pair.reference, PROMPT, [[END_ID]], 1.0)[0, 0]
+    flatter = logits * FLATTER
+    moved = np.abs(np.exp(logits) - np.exp(flatter) / np.exp(flatter).sum()).sum() / 2
+    assert 0.001 < moved < 0.02
+
+
+# Memory
+
+
+@pytest.mark.skipif(ENGINE != "cramped", reason="this engine has room")
+def test_requests_push_each_other_out_and_prompts_come_in_parts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the other tests of the cramped engine would test neither. What was sampled is what the model says."""
+    scheduler = pair.engine._llm.llm_engine.engine_core.engine_core.scheduler
+    preempt, schedule = scheduler._preempt_request, scheduler.schedule
+    preempted, tokens = [], []
+
+    def noted_preempt(request: Any, *arguments: Any, **more: Any) -> Any:
+        preempted.append(request.request_id)
+        return preempt(request, *arguments, **more)
+
+    def noted_schedule(*arguments: Any) -> Any:
+        step = schedule(*arguments)
+        tokens.append(step.total_num_scheduled_tokens)
+        return step
+
+    monkeypatch.setattr(scheduler, "_preempt_request", noted_preempt)
+    monkeypatch.setattr(scheduler, "schedule", noted_schedule)
+    requests = [ask(random_prompt(length), 64, seed=length) for length in (28, 29, 30, 31, 40)]
+    together = pair.sample(*requests, max_completion_length=10)
+    assert preempted
+    assert max(tokens) <= CRAMPED["max_num_batched_tokens"] < len(requests[0].prompt.token_ids)
+    for request, group in zip(requests, together, strict=True):
+        assert group.num_generations == 64
+        assert gap(pair.reference, group) < 1e-4
+        (alone,) = pair.sample(request, max_completion_length=10)
+        assert said(alone) == said(group)
 
 
 # Where completions end, and which tokens they are made of
@@ -339,7 +395,7 @@ def test_truncation_leaves_out_unlikely_tokens(pair: Pair, setting: dict[str, An
     assert unlikely(pair.reference, group, setting) == 0
     assert unlikely(pair.reference, free, setting) > 0
     assert len(group.completions) > 1
-    if STOCK not in os.environ:  # vLLM's are of the distribution after truncation
+    if ENGINE != "stock":  # vLLM's are of the distribution after truncation
         assert gap(pair.reference, group) < 1e-4
 
 
@@ -499,10 +555,12 @@ def test_completions_say_what_they_are(pair: Pair) -> None:
     assert [c.count for c in group.completions] == sorted((c.count for c in group.completions), reverse=True)
 
 
-@forks
+@pytest.mark.skipif(ENGINE is not None, reason="is one of these")
+@pytest.mark.parametrize("engine", ["stock", "cramped"])
 @pytest.mark.timeout(300)
-def test_all_of_this_with_an_engine_that_does_not_fork() -> None:
+def test_all_of_this_with_another_engine(engine: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", __file__]
-    done = subprocess.run(command, env=os.environ | {STOCK: "1"}, capture_output=True, text=True, check=False)
+    environment = os.environ | {"COHORT_TEST_ENGINE": engine}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -1,6 +1,6 @@
 """The parts of sampling and publishing that need no engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,28 +14,33 @@ from numpy.typing import NDArray
 from generation.buckets import pack, unpack
 from generation.checksum import MODULUS, checksum, term
 from generation.engine import distinct, seed_of
-from generation.forking import Branch, Truncation, multinomial
+from generation.forking import Branch, Draw, Truncation, draw
 from generation.groups import Completion
+from generation.handover import Tail
 from tests.statistics import SUSPICIOUS, surprise
-
-Draw = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 # Drawing
 
 
-def draw_many(weights: Sequence[float], count: int, times: int) -> NDArray[np.int64]:
-    """[weights] how often each was drawn, over `times` draws of `count`."""
-    total, rng = np.zeros(len(weights), np.int64), np.random.default_rng(0)
-    for _ in range(times):
-        indices, counts = multinomial(np.cumsum(weights, dtype=np.float64), count, rng)
-        total[indices] += counts
-    return total
+def draw_one(weights: Sequence[float], uniforms: NDArray[np.float64]) -> Draw:
+    """One row of a draw, between two rows of other lengths."""
+    logits = torch.tensor(np.log(np.maximum(weights, 1e-300)), dtype=torch.float64).where(
+        torch.tensor(weights) > 0, -torch.inf
+    )
+    rows = torch.stack([logits.flip(0), logits, torch.zeros_like(logits)])
+    others = np.linspace(0, 0.9, 3), np.linspace(0, 0.9, 7)
+    return draw(rows, [1.0, 1.0, 0.5], Truncation(), [others[0], uniforms, others[1]])[1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 256])
 def test_draws_follow_the_weights(count: int) -> None:
     weights = [0.0, 5.0, 1.0, 0.0, 0.01, 2.0, 0.5, 1e-4, 0.0]
-    assert abs(surprise(draw_many(weights, count, 40_000 // count), weights)) < SUSPICIOUS
+    rows, rng = 20_000 // count, np.random.default_rng(0)
+    logits = torch.tensor(weights).log().repeat(rows, 1)
+    total = np.zeros(len(weights))
+    for drawn in draw(logits, [1.0] * rows, Truncation(), [*rng.random((rows, count))]):
+        total[drawn.token_ids] += drawn.counts
+    assert abs(surprise(total, weights)) < SUSPICIOUS
 
 
 def test_the_measure_sees_a_bias_and_a_lack_of_chance() -> None:
@@ -55,24 +60,32 @@ def test_the_measure_sees_a_bias_and_a_lack_of_chance() -> None:
 def test_a_draw_is_distinct_indices_of_weight_most_frequent_first(
     weights: list[float], count: int, seed: int
 ) -> None:
-    indices, counts = multinomial(np.cumsum(weights), count, np.random.default_rng(seed))
-    assert counts.sum() == count
-    assert (counts > 0).all()
-    assert (np.diff(counts) <= 0).all()
-    assert len(set(indices.tolist())) == len(indices)
-    assert all(weights[index] > 0 for index in indices)
+    drawn = draw_one(weights, np.random.default_rng(seed).random(count))
+    assert drawn.counts.sum() == count
+    assert (drawn.counts > 0).all()
+    assert (np.diff(drawn.counts) <= 0).all()
+    assert len(set(drawn.token_ids.tolist())) == len(drawn.token_ids)
+    assert all(weights[token] > 0 for token in drawn.token_ids)
+    expected = np.log(np.array(weights)[drawn.token_ids] / sum(weights))
+    np.testing.assert_allclose(drawn.logprobs, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("at", [0.0, np.nextafter(1.0, 0.0)])
-def test_the_ends_of_the_random_numbers_hit_no_weightless_index(at: float) -> None:
-    class Fixed(np.random.Generator):
-        def random(self, *args: Any, **kwargs: Any) -> Any:
-            return np.array([at])
+@pytest.mark.parametrize("scale", [1.0, 0.1, 3e7, 1e-8])
+def test_the_ends_of_the_random_numbers_hit_no_weightless_token(at: float, scale: float) -> None:
+    drawn = draw_one([0.0, 0.3 * scale, 0.7 * scale, 0.0], np.array([at]))
+    assert drawn.token_ids.tolist() == ([1] if at == 0.0 else [2])
 
-    for scale in (1.0, 0.1, 3e7, 1e-8):
-        weights = np.array([0.0, 0.3, 0.7, 0.0]) * scale
-        indices, _ = multinomial(weights.cumsum(), 1, Fixed(np.random.PCG64(0)))
-        assert indices.tolist() == ([1] if at == 0.0 else [2])
+
+@pytest.mark.parametrize("temperature", [0.5, 1.7])
+def test_rows_have_temperatures_of_their_own(temperature: float) -> None:
+    logits, uniforms = torch.randn(2, 9), np.random.default_rng(0).random((2, 40))
+    both = draw(logits, [1.0, temperature], Truncation(top_k=7), [*uniforms])
+    for row, (alone, divisor) in enumerate([(both[0], 1.0), (both[1], temperature)]):
+        (again,) = draw(logits[row : row + 1] / divisor, [1.0], Truncation(top_k=7), [uniforms[row]])
+        assert alone.token_ids.tolist() == again.token_ids.tolist()
+        assert alone.counts.tolist() == again.counts.tolist()
+        np.testing.assert_allclose(alone.logprobs, again.logprobs, atol=1e-6)
 
 
 # Truncation
@@ -103,14 +116,15 @@ def allowed(probabilities: NDArray[np.float64], truncation: Truncation) -> set[i
     ),
 )
 def test_truncation_leaves_what_the_definitions_leave(order: list[int], truncation: Truncation) -> None:
-    logits = (np.array(order) * 0.45).astype(np.float32)  # no ties
-    probabilities = np.exp(logits.astype(np.float64))
-    probabilities /= probabilities.sum()
-    before = logits.copy()
-    left = truncation.apply(logits)
-    assert (logits == before).all()
-    assert set(np.flatnonzero(np.isfinite(left)).tolist()) == allowed(probabilities, truncation)
-    np.testing.assert_array_equal(left[np.isfinite(left)], logits[np.isfinite(left)])
+    logits = (np.array([order, order[::-1]]) * 0.45).astype(np.float32)  # no ties
+    given = torch.tensor(logits)
+    left = truncation.apply(given).numpy()
+    assert (given.numpy() == logits).all()
+    for before, after in zip(logits, left, strict=True):
+        probabilities = np.exp(before.astype(np.float64))
+        probabilities /= probabilities.sum()
+        assert set(np.flatnonzero(np.isfinite(after)).tolist()) == allowed(probabilities, truncation)
+        np.testing.assert_array_equal(after[np.isfinite(after)], before[np.isfinite(after)])
 
 
 # Branches
@@ -132,9 +146,14 @@ def branch(**changes: Any) -> Branch:
     return Branch(**fields | changes)
 
 
+def split(some: Branch, generated: int = 0, tail: Callable[[], Tail | None] = lambda: None) -> int:
+    (drawn,) = draw(LOGITS[None], [some.temperature], some.truncation, [some.uniforms(generated)])
+    return some.split_by(drawn, generated, tail)
+
+
 def test_a_branch_splits_its_count() -> None:
     parent = branch()
-    token = parent.draw(LOGITS, 0, lambda: None)
+    token = split(parent)
     children = parent.advance([token])
     assert token == 1  # the most frequent of 100
     assert sorted(child.token_ids for child in [parent, *children]) == [[0], [1], [2], [4]]
@@ -150,7 +169,7 @@ def test_a_branch_splits_its_count() -> None:
 def test_draws_depend_on_seed_and_prefix_only() -> None:
     def drawn(**changes: Any) -> list[tuple[list[int], int]]:
         some = branch(**changes)
-        children = some.advance([some.draw(LOGITS, 0, lambda: None)])
+        children = some.advance([split(some)])
         return sorted((child.token_ids[-1:], child.count) for child in [some, *children])
 
     assert drawn() == drawn() == drawn(index=0, logprobs=[])
@@ -160,16 +179,16 @@ def test_draws_depend_on_seed_and_prefix_only() -> None:
 
 def test_a_repeated_draw_is_the_same_draw() -> None:
     some = branch()
-    first, split = some.draw(LOGITS, 0, lambda: None), some.split
-    again = some.draw(LOGITS, 0, lambda: None)
+    first, before = split(some), some.split
+    again = split(some)
     assert first == again
-    assert split is not None and some.split is not None
-    assert split.counts.tolist() == some.split.counts.tolist()
+    assert before is not None and some.split is not None
+    assert before.draw.counts.tolist() == some.split.draw.counts.tolist()
 
 
 def test_greedy_takes_the_likeliest_for_all() -> None:
     some = branch(temperature=0.0, truncation=Truncation(top_p=0.5))
-    assert some.draw(LOGITS, 0, lambda: pytest.fail("nothing goes on elsewhere")) == 1
+    assert split(some, tail=lambda: pytest.fail("nothing goes on elsewhere")) == 1
     assert some.advance([1]) == []
     assert (some.count, some.token_ids) == (100, [1])
     assert some.logprobs == pytest.approx([LOGITS.log_softmax(-1)[1].item()], abs=1e-6)
@@ -178,7 +197,7 @@ def test_greedy_takes_the_likeliest_for_all() -> None:
 @pytest.mark.parametrize("followed", [[2], [], [1, 1]])
 def test_vllm_following_another_token_is_an_error(followed: list[int]) -> None:
     some = branch()
-    some.draw(LOGITS, 0, lambda: None)
+    split(some)
     with pytest.raises(RuntimeError, match=r"vLLM generated .* at position 0 .* Set engine\.fork to off"):
         some.advance(followed)
 
@@ -187,15 +206,15 @@ def test_a_step_without_a_draw_is_an_error() -> None:
     some = branch()
     with pytest.raises(RuntimeError, match="where None was drawn"):
         some.advance([1])
-    some.advance([some.draw(LOGITS, 0, lambda: None)])
+    some.advance([split(some)])
     with pytest.raises(RuntimeError, match="where None was drawn"):
         some.advance([1])
 
 
 def test_a_draw_of_an_earlier_position_is_an_error() -> None:
     some = branch()
-    some.advance([some.draw(LOGITS, 0, lambda: None)])
-    token = some.draw(LOGITS, 0, lambda: None)
+    some.advance([split(some)])
+    token = split(some)
     with pytest.raises(RuntimeError, match="at position 1"):
         some.advance([token])
 
