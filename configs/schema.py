@@ -169,7 +169,7 @@ class EngineSettings(Section):
 
 
 class TrainingSettings(Section):
-    """The GRPO update."""
+    """The update."""
 
     ranks: int = Field(default=1, ge=1, description="DeepSpeed processes that share the update.")
     zero_stage: int = Field(
@@ -190,26 +190,75 @@ class TrainingSettings(Section):
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the mean squared gradient.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients longer than this are scaled down to it.")
     num_iterations: int = Field(default=1, ge=1, description="Updates made from one step's completions.")
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "cispo", "rloo"] = Field(
+        default="grpo",
+        description="What the update minimises. grpo: clipped ratios, every completion weighs the same; dr_grpo: "
+        "divided by sampling.max_completion_length instead of each completion's own; dapo: every token weighs the "
+        "same; cispo: the ratio is a clipped weight, and no token loses its gradient; rloo: whole completions, each "
+        "against the mean of the others.",
+        json_schema_extra=remedy(
+            "Leave it out for grpo. GSPO is loss_type grpo with importance_sampling_level sequence."
+        ),
+    )
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        default="token",
+        description="What the probability ratio of policy to old policy is of: each token, or the whole completion "
+        "(the geometric mean over its tokens). grpo with sequence is GSPO.",
+    )
+    scale_rewards: Literal["group", "batch", "none"] | None = Field(
+        default=None,
+        description="Divide advantages by the standard deviation of the rewards: of the group, of the whole step "
+        "(batch), or not at all (none). null takes the paper's: none for dr_grpo and rloo, else group.",
+    )
+    mask_truncated_completions: bool = Field(
+        default=False,
+        description="Leave completions that were cut off out of the loss; their rewards still count in the mean and "
+        "standard deviation of their group.",
+    )
+    soft_punish_cache: int | None = Field(
+        default=None,
+        ge=1,
+        description="DAPO's soft punishment: within this many tokens of sampling.max_completion_length the reward "
+        "falls evenly, by 1 in all. It counts in what a step learns and reports, not in evaluations. null is off.",
+    )
     beta: float = Field(
         default=0.0,
         ge=0,
         description="Weight of the KL divergence from the untrained model; 0.0 needs no copy of it.",
     )
-    epsilon: float = Field(
-        default=0.2,
+    epsilon: float | None = Field(
+        default=None,
         gt=0,
         lt=1,
-        description="Probability ratios below 1 - epsilon are clipped; above 1 + epsilon too.",
+        description="Probability ratios are clipped below 1 - epsilon. null takes the paper's: 0.2, for "
+        "importance_sampling_level sequence 3e-4, and for cispo no lower limit.",
     )
     epsilon_high: float | None = Field(
         default=None,
         gt=0,
-        description="Another upper limit: clip above 1 + epsilon_high; null takes epsilon.",
+        description="Probability ratios are clipped above 1 + epsilon_high. null takes the paper's: for dapo 0.28, "
+        "for importance_sampling_level sequence 4e-4, for cispo 4.0 (a ratio of 5, as ScaleRL), else epsilon.",
+    )
+    vllm_importance_sampling_mode: Literal[
+        "off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = Field(
+        default="token_truncate",
+        description="Correct for the engines' probabilities not being quite the trainer's: weigh each token, or each "
+        "completion (sequence), by trainer over engine probability. Above vllm_importance_sampling_clip_max the "
+        "weight is that (truncate) or 0 (mask). off: no correction.",
+    )
+    vllm_importance_sampling_clip_max: float = Field(
+        default=3.0, gt=1, description="Highest weight of that correction."
     )
     micro_batch_tokens: int = Field(
         default=4096,
         ge=1,
         description="Token-tree tokens in one forward and backward pass; less takes less memory.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Keep no activations inside the model's layers and compute them again in the backward pass: "
+        "less memory, about a third more time.",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads per rank; null shares out the cores.")
 
@@ -347,16 +396,35 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"({run.max_steps}): the learning rate would never reach its peak. Lower it, or raise "
             "run.max_steps."
         )
-    if training.epsilon_high is not None and training.epsilon_high < training.epsilon:
-        yield (
-            f"training.epsilon_high: {training.epsilon_high} must be at least training.epsilon "
-            f"({training.epsilon}). Raise it, or leave it out to use epsilon on both sides."
-        )
+    yield from _training_conflicts(training, sampling.max_completion_length)
     if signal.rescue and signal.rescue_max_temperature < sampling.temperature:
         yield (
             f"signal.rescue_max_temperature: {signal.rescue_max_temperature} must be at least "
             f"sampling.temperature ({sampling.temperature}), where every rescue starts. Raise it, or set "
             "signal.rescue: false."
+        )
+
+
+def _training_conflicts(training: TrainingSettings, max_completion_length: int) -> Iterator[str]:
+    if training.importance_sampling_level == "sequence" and training.loss_type in ("cispo", "rloo"):
+        why = {"cispo": "weighs every token by its own ratio", "rloo": "takes the ratio of whole completions already"}
+        yield (
+            f"training.importance_sampling_level: sequence does not go with loss_type {training.loss_type}, which "
+            f"{why[training.loss_type]}; only token is allowed. Leave it out, or set training.loss_type: grpo (which "
+            "is GSPO then)."
+        )
+    epsilon, epsilon_high = clip_range(training)
+    if epsilon_high < epsilon and training.loss_type != "cispo":
+        null = " (what null takes here)" if training.epsilon_high is None else ""
+        yield (
+            f"training.epsilon_high: {epsilon_high}{null} must be at least training.epsilon ({epsilon}): ratios "
+            "would have more room below 1 than above. Raise it, or lower epsilon."
+        )
+    if training.soft_punish_cache is not None and training.soft_punish_cache > max_completion_length:
+        yield (
+            f"training.soft_punish_cache: {training.soft_punish_cache} must be at most "
+            f"sampling.max_completion_length ({max_completion_length}), or every completion would be punished. Lower "
+            "it, or allow longer completions."
         )
 
 
@@ -394,6 +462,28 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         )
 
 
+def clip_range(training: TrainingSettings) -> tuple[float, float]:
+    """`epsilon` and `epsilon_high`, where they are null those of the paper: ratios are kept between 1 - epsilon and
+    1 + epsilon_high."""
+    sequence = training.importance_sampling_level == "sequence"
+    epsilon, epsilon_high = PAPER_CLIP.get("sequence" if sequence else training.loss_type, (0.2, None))
+    epsilon = training.epsilon or epsilon
+    return epsilon, training.epsilon_high or epsilon_high or epsilon
+
+
+PAPER_CLIP: dict[str, tuple[float, float | None]] = {
+    "sequence": (3e-4, 4e-4),  # GSPO, arXiv 2507.18071, section 5.1
+    "dapo": (0.2, 0.28),  # arXiv 2503.14476, section 4.1
+    "cispo": (1.0, 4.0),  # no lower limit: MiniMax-M1, arXiv 2506.13585; a ratio of 5: ScaleRL, arXiv 2510.13786
+}
+"""(epsilon, epsilon_high) where they are not 0.2 on both sides."""
+
+
+def reward_scale(training: TrainingSettings) -> Literal["group", "batch", "none"]:
+    """`scale_rewards`, where it is null that of the loss's paper."""
+    return training.scale_rewards or ("none" if training.loss_type in ("dr_grpo", "rloo") else "group")
+
+
 def settings() -> dict[str, FieldInfo]:
     """Every setting by its dotted name, as in `sampling.temperature`."""
     found: dict[str, FieldInfo] = {}
@@ -412,12 +502,13 @@ def allowed(field: FieldInfo) -> str:
     'a whole number, at least 2'
     """
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-    parts = get_args(field.annotation)
-    if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(map(str, parts))
     if get_origin(field.annotation) is tuple:
         return "a list of texts"
-    text, *null = [kinds[part] for part in parts or (field.annotation,)]
+    parts = (field.annotation,) if get_origin(field.annotation) is Literal else get_args(field.annotation)
+    text, *null = [
+        "one of " + ", ".join(map(str, get_args(part))) if get_origin(part) is Literal else kinds[part]
+        for part in parts or (field.annotation,)
+    ]
     bounds = ""
     for constraint in field.metadata:
         for attribute, phrase in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):

@@ -82,6 +82,8 @@ class EngineClient:
 class RankProcess:
     """Hosts a rank and its part of publishing."""
 
+    rank_type: type[Rank] = Rank
+
     def address(self) -> tuple[str, int, int]:
         """This process's address and two free ports."""
         address = ray.util.get_node_ip_address()
@@ -100,7 +102,7 @@ class RankProcess:
         timeout: float,
     ) -> None:
         """Loads the model and meets the other ranks; `port` is for weight transfer."""
-        self._rank = Rank(spec)
+        self._rank = self.rank_type(spec)
         self._client = EngineClient(engines, workers_per_engine, timeout)
         self._sender: Sender = sender(
             backend,
@@ -112,8 +114,8 @@ class RankProcess:
             workers=len(engines) * workers_per_engine,
         )
 
-    def update(self, forests: Sequence[Forest], num_samples: int) -> RankReport:
-        return self._rank.update(forests, num_samples)
+    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
+        return self._rank.update(forests, num_samples, num_tokens)
 
     def publish(self, policy_version: int) -> int:
         """Sends all weights; the checksum of what was sent."""

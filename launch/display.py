@@ -84,6 +84,10 @@ class Display:
         else:
             self._print(Text(self._line(metrics)))
 
+    def alarm(self, text: str) -> None:
+        """A warning, which stays on the screen."""
+        self._print(Text.assemble(("Warning: ", "bold yellow"), text))
+
     def result(self, result: Result, folder: RunFolder) -> None:
         """The prompts before and after, how the run ended, and where its files are; ends the live picture."""
         self.__exit__(None, None, None)

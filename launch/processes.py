@@ -18,6 +18,7 @@ from launch.cluster import Placement, connected, place
 from launch.prepare import Prepared
 from launch.waiting import wait
 from rewards.task import Task
+from trainer.alarm import DType
 from trainer.forest import Batch
 from trainer.rank import RankReport, RankSpec
 from trainer.scored import ScoredGroup
@@ -64,16 +65,20 @@ class TaskScorer:
 
 @dataclass(frozen=True)
 class Ranks:
-    """`trainer.ports.Learner` and `Publisher`: all ranks together."""
+    """`trainer.ports.Learner` and `Publisher`: all ranks together.
+
+    dtype: of the weights, resolved.
+    """
 
     actors: Mapping[str, Any]
     engines: Mapping[str, Any]
     config: Config
+    dtype: DType
 
     def update(self, batch: Batch) -> RankReport:
         """See `Learner.update`."""
         calls = {
-            name: actor.update.remote(forests, batch.num_samples)
+            name: actor.update.remote(forests, batch.num_samples, batch.num_tokens)
             for (name, actor), forests in zip(self.actors.items(), batch.forests, strict=True)
         }
         reports = wait(calls, "updating", self.config.cluster.update_timeout, "cluster.update_timeout")
@@ -118,20 +123,28 @@ def engines_only(prepared: Prepared, phase: Callable[[str], None]) -> Iterator[E
 
 
 @contextmanager
-def engines_and_ranks(prepared: Prepared, phase: Callable[[str], None]) -> Iterator[tuple[Engines, Ranks]]:
+def engines_and_ranks(
+    prepared: Prepared,
+    phase: Callable[[str], None],
+    engine_process: type[EngineProcess] = EngineProcess,
+    rank_process: type[RankProcess] = RankProcess,
+) -> Iterator[tuple[Engines, Ranks]]:
     """The engines and the ranks, loaded and connected."""
     config = prepared.config
     phase("starting Ray")
     with connected(config):
         placement = place(config)
         phase("starting engines and ranks")
-        engines = _start_engines(prepared, placement)
-        ranks = _start_ranks(prepared, placement, engines)
+        engines = _start_engines(prepared, placement, engine_process)
+        ranks = _start_ranks(prepared, placement, engines, rank_process)
         _await_engines(config, engines)
-        yield Engines(engines, config.cluster.sample_timeout), Ranks(ranks, engines, config)
+        dtype = hardware.dtype(config.model.dtype, placement.gpu)
+        yield Engines(engines, config.cluster.sample_timeout), Ranks(ranks, engines, config, dtype)
 
 
-def _start_engines(prepared: Prepared, placement: Placement) -> dict[str, Any]:
+def _start_engines(
+    prepared: Prepared, placement: Placement, process: type[EngineProcess] = EngineProcess
+) -> dict[str, Any]:
     config = prepared.config
     spec = EngineSpec(
         model=prepared.model,
@@ -145,17 +158,19 @@ def _start_engines(prepared: Prepared, placement: Placement) -> dict[str, Any]:
     )
     threads = _threads(config.engine.threads, len(placement.engines))
     return {
-        f"engine {index}": _actor(EngineProcess).options(**options, runtime_env=threads).remote(spec)
+        f"engine {index}": _actor(process).options(**options, runtime_env=threads).remote(spec)
         for index, options in enumerate(placement.engines)
     }
 
 
-def _start_ranks(prepared: Prepared, placement: Placement, engines: Mapping[str, Any]) -> dict[str, Any]:
+def _start_ranks(
+    prepared: Prepared, placement: Placement, engines: Mapping[str, Any], process: type[RankProcess]
+) -> dict[str, Any]:
     config = prepared.config
     start = config.cluster.start_timeout
     threads = _threads(config.training.threads, len(placement.ranks))
     ranks = {
-        f"rank {index}": _actor(RankProcess).options(**options, runtime_env=threads).remote()
+        f"rank {index}": _actor(process).options(**options, runtime_env=threads).remote()
         for index, options in enumerate(placement.ranks)
     }
     address = wait({"rank 0": ranks["rank 0"].address.remote()}, "starting", start, "cluster.start_timeout")
@@ -169,6 +184,7 @@ def _start_ranks(prepared: Prepared, placement: Placement, engines: Mapping[str,
                 trust_remote_code=config.model.trust_remote_code,
                 gpu=placement.gpu,
                 training=config.training,
+                max_completion_length=config.sampling.max_completion_length,
                 max_steps=config.run.max_steps,
                 master_address=host,
                 master_port=port,

@@ -117,6 +117,7 @@ def _summary(result: Result, config: Config) -> dict[str, Any]:
         "steps": result.steps,
         "seconds": result.seconds,
         "policy_version": result.policy_version,
+        "alarms": [asdict(alarm) for alarm in result.alarms],
         **_evaluation(result.after),
         "before": _evaluation(result.before),
         "table": [

@@ -34,6 +34,10 @@ class RunJournal:
         """See `Journal.phase`."""
         self.display.phase(text)
 
+    def alarm(self, text: str) -> None:
+        """See `Journal.alarm`; summary.json has it from the result."""
+        self.display.alarm(text)
+
     def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
         """See `Journal.step`."""
         self.folder.step(step, groups)
@@ -80,6 +84,7 @@ def train(config: Config) -> int:
                     task.prompts,
                     task.best_reward,
                     Ports(engines, TaskScorer(task), ranks, ranks, journal),
+                    dtype=ranks.dtype,
                     interrupted=lambda: interruption.requested,
                 )
                 if config.run.save_model:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from generation.engine import SampleRequest
-from generation.groups import Completion, Group
+from generation.groups import Completion, FinishReason, Group
 from rewards.prompts import Prompt, Verdict
 from trainer.forest import Batch
 from trainer.metrics import StepMetrics
@@ -23,6 +23,7 @@ class FakeModel:
     pace: float = 0.25
     trained_version: int = 0
     published_version: int = 0
+    finish_reason: FinishReason = "stop"
     events: list[str] = field(default_factory=list)
 
 
@@ -42,7 +43,9 @@ class FakeGenerator:
         if request.temperature > 1.0:
             right = max(1, right)
         counts = {"right": int(right), "wrong": n - int(right)}
-        completions = tuple(completion(text, count) for text, count in counts.items() if count)
+        completions = tuple(
+            completion(text, count, self.model.finish_reason) for text, count in counts.items() if count
+        )
         return Group(request.prompt, completions, request.temperature, self.model.published_version)
 
 
@@ -67,11 +70,12 @@ class FakeLearner:
     """Raises the skill; the engines do not know before the weights are published."""
 
     model: FakeModel
+    logprob_gap: float = 0.001
 
     def update(self, batch: Batch) -> RankReport:
         self.model.events.append(f"update on {batch.num_samples} samples")
         self.model.trained_version += 1
-        return RankReport(0.5, 0.0, 0.0, 0.001, 2.0, 1e-5)
+        return RankReport(0.5, 0.0, 0.0, self.logprob_gap, 2.0, 1e-5)
 
 
 @dataclass(frozen=True)
@@ -94,19 +98,23 @@ class FakeJournal:
     phases: list[str] = field(default_factory=list)
     steps: list[StepMetrics] = field(default_factory=list)
     groups: list[Sequence[tuple[ScoredGroup, Kind]]] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
 
     def phase(self, text: str) -> None:
         self.phases.append(text)
+
+    def alarm(self, text: str) -> None:
+        self.alarms.append(text)
 
     def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
         self.steps.append(step)
         self.groups.append(groups)
 
 
-def completion(text: str, count: int) -> Completion:
+def completion(text: str, count: int, finish_reason: FinishReason = "stop") -> Completion:
     """`text` as a completion of two tokens."""
     token_ids = np.array([len(text), 2], dtype=np.int32)
-    return Completion(token_ids, text, np.array([-0.5, -0.1], dtype=np.float32), "stop", count)
+    return Completion(token_ids, text, np.array([-0.5, -0.1], dtype=np.float32), finish_reason, count)
 
 
 def prompt(name: str) -> Prompt:

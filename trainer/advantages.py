@@ -1,10 +1,12 @@
 """Advantages: how much better than its group a completion did."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.schema import TrainingSettings, reward_scale
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 
 STD_EPSILON = 1e-4
@@ -17,16 +19,60 @@ class Lesson:
 
     advantages: [completions] of each distinct completion, in the order of `scored.group.completions`; their
         mean over the group's samples is 0.
+    in_loss: [completions] bool, true where the completion takes part in the loss.
     """
 
     scored: ScoredGroup
     advantages: NDArray[np.float64]
+    in_loss: NDArray[np.bool_]
 
 
-def assign(scored: ScoredGroup) -> Lesson:
-    """GRPO: (reward - mean) / (std + ε), mean and population std over the group's samples, not its distinct
-    completions (DeepSeekMath, arXiv 2402.03300, section 4.1.2)."""
-    return Lesson(scored, (scored.rewards - scored.reward_mean) / (scored.reward_std + STD_EPSILON))
+def assign(scored: Sequence[ScoredGroup], training: TrainingSettings) -> tuple[Lesson, ...]:
+    """A lesson of each of a step's groups. Pass all of them, those that teach nothing too: a batch's spread is
+    over every sample of the step.
+
+    Means and standard deviations (of the population) are over samples, not distinct completions.
+    """
+    gain = over_others if training.loss_type == "rloo" else over_mean
+    scale = reward_scale(training)
+    if scale == "none":
+        divisors = [1.0] * len(scored)
+    elif scale == "batch":
+        divisors = [_std(scored) + STD_EPSILON] * len(scored)
+    else:
+        divisors = [group.reward_std + STD_EPSILON for group in scored]
+    return tuple(
+        Lesson(group, gain(group) / divisor, _in_loss(group, training.mask_truncated_completions))
+        for group, divisor in zip(scored, divisors, strict=True)
+    )
 
 
-EXAMPLE_LESSON = Lesson(EXAMPLE_SCORED_GROUP, np.array([0.57726, -1.73178]))
+def over_mean(scored: ScoredGroup) -> NDArray[np.float64]:
+    """[completions] reward less the group's mean (DeepSeekMath, arXiv 2402.03300, section 4.1.2; without a division,
+    Dr. GRPO, arXiv 2503.20783)."""
+    return scored.rewards - scored.reward_mean
+
+
+def over_others(scored: ScoredGroup) -> NDArray[np.float64]:
+    """[completions] reward less the mean of the group's *other* samples (RLOO, arXiv 2402.14740).
+
+    The others' mean is (n · mean - r) / (n - 1), so this is n / (n - 1) times `over_mean`.
+    """
+    n = scored.group.num_generations
+    return over_mean(scored) * (n / (n - 1))
+
+
+def _std(scored: Sequence[ScoredGroup]) -> float:
+    """Over all samples of all groups, around their common mean."""
+    rewards = np.concatenate([group.rewards for group in scored])
+    counts = np.concatenate([group.group.counts for group in scored])
+    return float(np.sqrt(np.average((rewards - np.average(rewards, weights=counts)) ** 2, weights=counts)))
+
+
+def _in_loss(scored: ScoredGroup, mask_truncated: bool) -> NDArray[np.bool_]:
+    """DAPO's overlong filtering (arXiv 2503.14476, section 3.4): not what was cut off, if so configured."""
+    finished = [completion.finish_reason != "length" for completion in scored.group.completions]
+    return np.array(finished) | (not mask_truncated)
+
+
+EXAMPLE_LESSON = Lesson(EXAMPLE_SCORED_GROUP, np.array([0.57726, -1.73178]), np.array([True, True]))

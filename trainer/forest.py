@@ -60,13 +60,16 @@ class Batch:
 
     forests: [rank][micro-batch]; every rank has equally many, filled up with `EMPTY_FOREST`. Forests at the
         same place are of similar size.
-    num_samples: samples in the whole batch: the loss denominator of every rank and micro-batch.
+    num_samples: samples in the whole batch, those that take no part in the loss too.
+    num_tokens: completion tokens of all samples that take part in the loss. Losses of every rank and micro-batch
+        divide by one of the two.
     tree_tokens: nodes over all forests but the empty ones: tokens that the model processes.
     dense_tokens: tokens that one row per sample would process, padding not counted.
     """
 
     forests: tuple[tuple[Forest, ...], ...]
     num_samples: int
+    num_tokens: int
     tree_tokens: int
     dense_tokens: int
 
@@ -108,7 +111,8 @@ def pack(lessons: Sequence[Lesson], ranks: int, micro_batch_tokens: int) -> Batc
 
     A group stays in one forest unless its own tree is larger than that; then its completions are spread over
     several, each with the prompt again. (A single completion larger than that gets a forest to itself.) There
-    are as few micro-batches as fit. The result depends on nothing but the arguments.
+    are as few micro-batches as fit. Completions outside the loss are in no forest. The result depends on nothing
+    but the arguments.
     """
     if not lessons:
         raise ValueError("A batch needs at least one lesson: skip the update of a step without any.")
@@ -118,16 +122,12 @@ def pack(lessons: Sequence[Lesson], ranks: int, micro_batch_tokens: int) -> Batc
     micro_batches = [forests[start : start + ranks] for start in range(0, len(forests), ranks)]
     for every_other in micro_batches[1::2]:  # or one rank would get the largest of each
         every_other.reverse()
-    groups = [lesson.scored.group for lesson in lessons]
     return Batch(
         forests=tuple(zip(*micro_batches, strict=True)),
-        num_samples=sum(group.num_generations for group in groups),
+        num_samples=sum(lesson.scored.group.num_generations for lesson in lessons),
+        num_tokens=sum(part.num_tokens for part in parts),
         tree_tokens=sum(len(forest.token_ids) for forest in forests if forest is not EMPTY_FOREST),
-        dense_tokens=sum(
-            completion.count * (len(group.prompt.token_ids) + len(completion.token_ids))
-            for group in groups
-            for completion in group.completions
-        ),
+        dense_tokens=sum(part.num_samples * len(part.prompt) + part.num_tokens for part in parts),
     )
 
 
@@ -148,6 +148,17 @@ class Part:
     def prompt(self) -> tuple[int, ...]:
         """Token ids of the prompt."""
         return self.lesson.scored.group.prompt.token_ids
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of its completions."""
+        return sum(self.lesson.scored.group.completions[index].count for index in self.completions)
+
+    @property
+    def num_tokens(self) -> int:
+        """Completion tokens of its samples."""
+        completions = (self.lesson.scored.group.completions[index] for index in self.completions)
+        return sum(completion.count * len(completion.token_ids) for completion in completions)
 
     @property
     def nodes(self) -> int:
@@ -225,15 +236,18 @@ class _Layout:
 
 
 def _split(lesson: Lesson, limit: int) -> list[Part]:
-    """The lesson in as few parts as have at most `limit` nodes each, neighbours in token order together."""
+    """What of the lesson is in the loss, in as few parts as have at most `limit` nodes each, neighbours in token
+    order together."""
     group = lesson.scored.group
     tokens = [tuple(completion.token_ids.tolist()) for completion in group.completions]
     if not group.prompt.token_ids or not all(tokens):
         raise ValueError(f"Prompt {group.prompt.id!r} or one of its completions has no tokens.")
+    if not lesson.in_loss.any():
+        raise ValueError(f"No completion of prompt {group.prompt.id!r} takes part in the loss: it is no lesson.")
     parts: list[Part] = []
     chosen: list[int] = []
     nodes = 1
-    for index in sorted(range(len(tokens)), key=lambda index: tokens[index]):
+    for index in sorted(np.flatnonzero(lesson.in_loss).tolist(), key=lambda index: tokens[index]):
         shared = _shared(tokens[chosen[-1]][:-1], tokens[index][:-1]) if chosen else 0
         added = len(tokens[index]) - 1 - shared
         if chosen and len(group.prompt.token_ids) - 1 + nodes + added > limit:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import Prompt
-from trainer import evaluation
+from trainer import alarm, evaluation
 from trainer.advantages import assign
 from trainer.curriculum import Curriculum, Outcome
 from trainer.forest import pack
 from trainer.metrics import Evaluation, Result, of_step
+from trainer.overlong import soft_punished
 from trainer.ports import Ports
 from trainer.signal import Ladder, classify, teaches
 
@@ -21,15 +22,16 @@ def train(
     best_reward: float,
     ports: Ports,
     *,
+    dtype: alarm.DType,
     interrupted: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Trains until the target or a limit of `config.run` is reached.
 
-    interrupted: asked after every step; the run then ends as it is. clock: seconds.
+    dtype: of the weights. interrupted: asked after every step; the run then ends as it is. clock: seconds.
     """
     start = clock()
-    sampling, signal, run = config.sampling, config.signal, config.run
+    sampling, training, signal, run = config.sampling, config.training, config.signal, config.run
     by_id = {prompt.id: prompt for prompt in prompts}
     curriculum = Curriculum(
         prompt_ids=tuple(by_id),
@@ -48,6 +50,7 @@ def train(
 
     before = latest = evaluate("before training")
     rewards = {result.prompt_id: result.sampled_reward for result in before.prompts}
+    alarms: dict[str, alarm.Alarm] = {}
     version = step = 0
     stopped = _why_stop(config, latest, version, step, clock() - start)
     while stopped is None:
@@ -68,15 +71,30 @@ def train(
         times.append(clock())
         scored = ports.scorer.score(groups)
         times.append(clock())
+        rewards |= {
+            group.group.prompt.id: group.reward_mean
+            for group in scored
+            if group.group.temperature == sampling.temperature
+        }
+        limit, cache = sampling.max_completion_length, training.soft_punish_cache
+        scored = tuple(soft_punished(group, limit, cache) for group in scored)
         kinds = [classify(group, best_reward) for group in scored]
         taught = [teaches(g, k, best_reward, sampling.temperature) for g, k in zip(scored, kinds, strict=True)]
-        lessons = [assign(group) for group, teaching in zip(scored, taught, strict=True) if teaching]
-        batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
+        lessons = [
+            lesson
+            for lesson, teaching in zip(assign(scored, training), taught, strict=True)
+            if teaching and lesson.in_loss.any()
+        ]
+        batch = pack(lessons, training.ranks, training.micro_batch_tokens) if lessons else None
         report = ports.learner.update(batch) if batch else None
         times.append(clock())
         if report:
             version += 1
             ports.publisher.publish(version)
+            text = alarm.logprob_gap(report.logprob_gap, dtype)
+            if text and "logprob_gap" not in alarms:
+                alarms["logprob_gap"] = alarm.Alarm("logprob_gap", step, text)
+                ports.journal.alarm(text)
         times.append(clock())
 
         outcomes = {
@@ -84,13 +102,8 @@ def train(
             for group, kind, teaching in zip(scored, kinds, taught, strict=True)
         }
         curriculum = curriculum.record(outcomes)
-        rewards |= {
-            group.group.prompt.id: group.reward_mean
-            for group in scored
-            if group.group.temperature == sampling.temperature
-        }
         ports.journal.step(
-            of_step(step, scored, kinds, taught, batch, report, times, start, len(curriculum.solved)),
+            of_step(step, scored, kinds, len(lessons), batch, report, times, start, len(curriculum.solved)),
             tuple(zip(scored, kinds, strict=True)),
         )
         if _worth_evaluating(config, rewards, prompts):
@@ -101,7 +114,7 @@ def train(
     known = latest.policy_version == version or interrupted()
     after = latest if known else evaluate("after training")
     reached = None if run.target_reward is None else evaluation.reaches(after, run.target_reward)
-    return Result(reached, stopped, step, clock() - start, version, before, after)
+    return Result(reached, stopped, step, clock() - start, version, before, after, tuple(alarms.values()))
 
 
 def _worth_evaluating(config: Config, rewards: Mapping[str, float], prompts: Sequence[Prompt]) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewards.prompts import Reason
+from trainer.alarm import Alarm
 from trainer.forest import Batch
 from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
@@ -22,7 +23,7 @@ class StepMetrics:
     completions: samples; distinct_completions: of them different from one another within a group.
     truncated, malformed, correct: share of the samples with that verdict.
     tree_tokens: tokens that the update processed; dense_tokens: that one row per sample would have had.
-    kl: to the reference model, 0 without one. clip_fraction: share of tokens whose gradient was clipped.
+    kl: to the reference model, per token, 0 without one. clip_fraction: share of tokens whose gradient was clipped.
     logprob_gap: mean |trainer - sampler| log-probability per token.
     temperature_max: highest temperature of the rescue ladder in this step.
     """
@@ -66,7 +67,7 @@ def of_step(
     step: int,
     scored: Sequence[ScoredGroup],
     kinds: Sequence[Kind],
-    taught: Sequence[bool],
+    groups_trained: int,
     batch: Batch | None,
     report: RankReport | None,
     times: Sequence[float],
@@ -97,7 +98,7 @@ def of_step(
         groups_solved=kinds.count("solved"),
         groups_collapsed=kinds.count("collapsed"),
         groups_floor=kinds.count("floor"),
-        groups_trained=sum(taught),
+        groups_trained=groups_trained,
         prompts_solved=prompts_solved,
         completions=int(counts.sum()),
         distinct_completions=len(counts),
@@ -160,7 +161,7 @@ class Evaluation:
 class Result:
     """How a run ended.
 
-    reached: None when no target was set. stopped: why it ended, one sentence.
+    reached: None when no target was set. stopped: why it ended, one sentence. alarms: of each name the first.
     """
 
     reached: bool | None
@@ -170,3 +171,4 @@ class Result:
     policy_version: int
     before: Evaluation
     after: Evaluation
+    alarms: tuple[Alarm, ...]

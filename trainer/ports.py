@@ -47,6 +47,9 @@ class Journal(Protocol):
     def phase(self, text: str) -> None:
         """What happens now."""
 
+    def alarm(self, text: str) -> None:
+        """Something is wrong, though the run goes on. Each kind once in a run, before the `step` that showed it."""
+
     def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
         """What a step did."""
 

@@ -21,6 +21,7 @@ class RankSpec:
     """What a rank's process needs to know.
 
     model: a folder or hub id. master_address, master_port: where rank 0 listens.
+    max_completion_length: tokens; Dr. GRPO divides by it.
     max_steps: updates that a decaying learning-rate schedule spans; None without one.
     timeout: seconds that a collective may take.
     """
@@ -31,6 +32,7 @@ class RankSpec:
     trust_remote_code: bool
     gpu: bool
     training: TrainingSettings
+    max_completion_length: int
     max_steps: int | None
     master_address: str
     master_port: int
@@ -42,7 +44,7 @@ class RankSpec:
 class RankReport:
     """A rank's part of an update; `loss`, `kl`, `clip_fraction` and `logprob_gap` add up over ranks.
 
-    logprob_gap: mean over samples and their tokens of |trainer - sampler| log-probability, before the update.
+    kl, clip_fraction, logprob_gap: see `Objective`.
     grad_norm: of the whole batch's gradient, before clipping, the same on every rank.
     learning_rate: that the update was made with.
     With several iterations all are their means.
@@ -112,7 +114,8 @@ class Rank:
         self._device = torch.device("cuda" if spec.gpu else "cpu")
 
         def load() -> Policy:
-            return Policy(load_policy_model(spec.model, spec.dtype, spec.trust_remote_code))
+            model = load_policy_model(spec.model, spec.dtype, spec.trust_remote_code)
+            return Policy(model, spec.training.gradient_checkpointing)
 
         updates = None if spec.max_steps is None else spec.max_steps * spec.training.num_iterations
 
@@ -131,21 +134,21 @@ class Rank:
             config=deepspeed_config(spec.training, spec.dtype),
             lr_scheduler=schedule,
         )
-        # Without dropout: the policy that is trained is the one that was sampled.
-        self._engine.module.eval()
         if world_size == 1 and spec.training.zero_stage == 0:
             # DeepSpeed would copy all gradients to and fro for an average over one rank.
             self._engine.enable_backward_allreduce = False
         # No reference model is loaded, or run, when nothing depends on it.
         self._reference = load().to(self._device).eval() if spec.training.beta else None
 
-    def update(self, forests: Sequence[Forest], num_samples: int) -> RankReport:
+    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
         """`num_iterations` updates on this rank's micro-batches.
 
+        num_samples, num_tokens: of the whole batch, as in `Batch`.
         Raises UpdateError: loss or gradient norm is not finite.
         """
         old: list[Any] = []
-        reports = [self._iterate(forests, num_samples, old) for _ in range(self._spec.training.num_iterations)]
+        iterations = range(self._spec.training.num_iterations)
+        reports = [self._iterate(forests, num_samples, num_tokens, old) for _ in iterations]
         return RankReport(
             **{
                 field.name: sum(getattr(report, field.name) for report in reports) / len(reports)
@@ -153,14 +156,15 @@ class Rank:
             }
         )
 
-    def _iterate(self, forests: Sequence[Forest], num_samples: int, old: list[Any]) -> RankReport:
+    def _iterate(self, forests: Sequence[Forest], num_samples: int, num_tokens: int, old: list[Any]) -> RankReport:
         """One update. old: log-probabilities before the first one, a tensor for each forest; filled by it."""
         import torch
 
-        from trainer.objective import grpo, sample_mean
+        from trainer.objective import MicroBatch, Sizes, objective
         from trainer.policy import completion_logprobs, policy_inputs
 
         training = self._spec.training
+        sizes = Sizes(num_samples, num_tokens, self._spec.max_completion_length)
         learning_rate = self._engine.get_lr()[0]
         sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "logprob_gap": 0.0}
         for index, forest in enumerate(forests):
@@ -184,29 +188,13 @@ class Rank:
                     reference = completion_logprobs(self._reference(**inputs), edges, mask)
             if len(old) == index:
                 old.append(logprobs.detach())
-            objective = grpo(
-                logprobs,
-                old[index],
-                reference,
-                advantages,
-                mask,
-                counts,
-                num_samples,
-                beta=training.beta,
-                epsilon=training.epsilon,
-                epsilon_high=training.epsilon if training.epsilon_high is None else training.epsilon_high,
-            )
-            gap = sample_mean((old[index] - sampled).abs(), mask, counts, num_samples)
-            for name, value in (
-                ("loss", objective.loss),
-                ("kl", objective.kl),
-                ("clip_fraction", objective.clip_fraction),
-                ("logprob_gap", gap),
-            ):
-                sums[name] += float(value)
+            batch = MicroBatch(logprobs, old[index], sampled, reference, advantages, mask, counts)
+            part = objective(batch, sizes, training)
+            for name in sums:
+                sums[name] += float(getattr(part, name))
             # An empty forest has no completions; its edges keep it in the graph, with zero gradient. DeepSpeed
             # averages over ranks, the denominator is global: undo the average.
-            self._engine.backward((objective.loss + 0.0 * edge_logprobs.sum()) * training.ranks)
+            self._engine.backward((part.loss + 0.0 * edge_logprobs.sum()) * training.ranks)
         if not math.isfinite(sums["loss"]):
             raise UpdateError(
                 f"The loss on rank {self._spec.rank} is {sums['loss']}. The weights are as before this update. "

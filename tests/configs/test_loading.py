@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from configs.errors import ConfigError
 from configs.loading import dump, help_text, load, parse
-from configs.schema import Config, allowed, settings
+from configs.schema import Config, TrainingSettings, allowed, clip_range, reward_scale, settings
 
 RECIPES = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
 COMPARISON = Path(__file__).parents[2] / "configs" / "comparison.yaml"
@@ -111,6 +112,7 @@ def test_a_file_name_that_is_no_folder_name_is_made_one(tmp_path: Path) -> None:
         ("training.zero_stage", "a whole number, at least 0 and at most 3"),
         ("engine.fork", "one of auto, on, off"),
         ("engine.threads", "a whole number, at least 1, or null"),
+        ("training.scale_rewards", "one of group, batch, none, or null"),
         ("run.save_model", "true or false"),
         ("sampling.stop", "a list of texts"),
     ],
@@ -123,6 +125,26 @@ def test_every_setting_has_words_for_what_is_allowed_and_a_valid_default() -> No
     assert all(allowed(field) for field in settings().values())
     config = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}})
     assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("training", "clip", "scale"),
+    [
+        ({}, (0.2, 0.2), "group"),
+        ({"epsilon": 0.1}, (0.1, 0.1), "group"),
+        ({"epsilon": 0.1, "epsilon_high": 0.15}, (0.1, 0.15), "group"),
+        ({"importance_sampling_level": "sequence"}, (3e-4, 4e-4), "group"),
+        ({"loss_type": "dr_grpo"}, (0.2, 0.2), "none"),
+        ({"loss_type": "dr_grpo", "scale_rewards": "batch"}, (0.2, 0.2), "batch"),
+        ({"loss_type": "dapo"}, (0.2, 0.28), "group"),
+        ({"loss_type": "dapo", "importance_sampling_level": "sequence"}, (3e-4, 4e-4), "group"),
+        ({"loss_type": "cispo"}, (1.0, 4.0), "group"),  # no ratio is below 1 - 1
+        ({"loss_type": "rloo", "epsilon_high": 0.3}, (0.2, 0.3), "none"),
+    ],
+)
+def test_null_takes_what_the_paper_does(training: dict[str, Any], clip: tuple[float, float], scale: str) -> None:
+    settings = TrainingSettings(**training)
+    assert (clip_range(settings), reward_scale(settings)) == (clip, scale)
 
 
 REFUSED: dict[str, tuple[list[str], str, str, str]] = {
@@ -258,9 +280,45 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
     ),
     "upper clip below the lower": (
         ["--training.epsilon_high", "0.1"],
-        "training.epsilon_high: 0.1",
+        "training.epsilon_high: 0.1 must",
         "at least training.epsilon (0.2)",
         "Raise it",
+    ),
+    "lower clip above the paper's upper": (
+        ["--training.loss_type", "dapo", "--training.epsilon", "0.3"],
+        "training.epsilon_high: 0.28 (what null takes here)",
+        "at least training.epsilon (0.3)",
+        "lower epsilon",
+    ),
+    "GSPO by its name": (
+        ["--training.loss_type", "gspo"],
+        "training.loss_type: gspo",
+        "one of grpo, dr_grpo, dapo, cispo, rloo",
+        "GSPO is loss_type grpo with importance_sampling_level sequence",
+    ),
+    "CISPO by sequence": (
+        ["--training.loss_type", "cispo", "--training.importance_sampling_level", "sequence"],
+        "training.importance_sampling_level: sequence",
+        "only token is allowed",
+        "training.loss_type: grpo",
+    ),
+    "RLOO by sequence": (
+        ["--training.loss_type", "rloo", "--training.importance_sampling_level", "sequence"],
+        "importance_sampling_level: sequence does not go with loss_type rloo",
+        "whole completions already",
+        "Leave it out",
+    ),
+    "punishment of everything": (
+        ["--training.soft_punish_cache", "17", "--sampling.max_completion_length", "16"],
+        "training.soft_punish_cache: 17",
+        "at most sampling.max_completion_length (16)",
+        "Lower it",
+    ),
+    "a correction that cannot raise": (
+        ["--training.vllm_importance_sampling_clip_max", "1"],
+        "training.vllm_importance_sampling_clip_max: 1 ",
+        "above 1",
+        "leave it out for 3.0",
     ),
     "rescue below the start": (
         ["--signal.rescue_max_temperature", "0.5"],

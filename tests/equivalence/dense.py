@@ -18,11 +18,12 @@ from transformers import (
 )
 from transformers.models.auto import AutoModelForCausalLM
 
+from configs.schema import TrainingSettings
 from generation.groups import Completion, Group
 from rewards.prompts import Prompt, Verdict
 from trainer.advantages import Lesson, assign
 from trainer.forest import Batch
-from trainer.objective import grpo
+from trainer.objective import MicroBatch, Sizes, objective
 from trainer.policy import Policy, completion_logprobs, policy_inputs
 from trainer.scored import ScoredGroup
 
@@ -46,7 +47,23 @@ CONFIGS = {
         **SIZES, head_dim=8, query_pre_attn_scalar=8, sliding_window=4, final_logit_softcapping=2.0
     ),
 }
-CLIP = {"epsilon": 0.1, "epsilon_high": 0.15}
+CLIP: dict[str, Any] = {"epsilon": 0.1, "epsilon_high": 0.15}
+OBJECTIVES = {
+    "grpo": TrainingSettings(**CLIP),
+    "dr_grpo": TrainingSettings(loss_type="dr_grpo", **CLIP),
+    "dapo": TrainingSettings(loss_type="dapo", vllm_importance_sampling_mode="token_mask", **CLIP),
+    "gspo": TrainingSettings(
+        importance_sampling_level="sequence", vllm_importance_sampling_mode="sequence_mask", **CLIP
+    ),
+    "cispo": TrainingSettings(loss_type="cispo", epsilon_high=0.15, vllm_importance_sampling_mode="off"),
+    "rloo": TrainingSettings(loss_type="rloo", vllm_importance_sampling_mode="sequence_truncate", **CLIP),
+}
+"""Every objective, and every correction for the sampler."""
+
+MAX_COMPLETION_LENGTH = 7
+
+SAMPLED = -5.0
+"""The sampler's log-probability of every token: some of the policy's are far above, some below."""
 
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -67,13 +84,16 @@ def make_lesson(
     group = Group(
         prompt=Prompt("p", ({"role": "user", "content": "?"},), {}, tuple(prompt), None),
         completions=tuple(
-            Completion(np.array(tokens, np.int32), str(tokens), np.full(len(tokens), -1, np.float32), "stop", count)
+            Completion(
+                np.array(tokens, np.int32), str(tokens), np.full(len(tokens), SAMPLED, np.float32), "stop", count
+            )
             for tokens, count, _ in completions
         ),
         temperature=temperature,
         policy_version=0,
     )
-    return assign(ScoredGroup(group, tuple(Verdict(reward, "wrong") for _, _, reward in completions)))
+    scored = ScoredGroup(group, tuple(Verdict(reward, "wrong") for _, _, reward in completions))
+    return assign([scored], TrainingSettings())[0]
 
 
 @st.composite
@@ -100,9 +120,11 @@ def lessons(draw: st.DrawFn) -> list[Lesson]:
 
 
 def tree_loss(
-    policy: Policy, batch: Batch, *, old: Policy, reference: Policy | None, beta: float
+    policy: Policy, batch: Batch, *, old: Policy, reference: Policy | None, beta: float, name: str = "grpo"
 ) -> tuple[float, list[Tensor]]:
-    """Loss and gradients of all parameters, accumulated over ranks and micro-batches."""
+    """Loss of `OBJECTIVES[name]` and gradients of all parameters, accumulated over ranks and micro-batches."""
+    sizes = Sizes(batch.num_samples, batch.num_tokens, MAX_COMPLETION_LENGTH)
+    training = OBJECTIVES[name].model_copy(update={"beta": beta})
     policy.zero_grad(set_to_none=True)
     total = 0.0
     for forest in (forest for rank in batch.forests for forest in rank):
@@ -111,17 +133,16 @@ def tree_loss(
         with torch.no_grad():
             old_logprobs = completion_logprobs(old(**inputs), edges, mask)
             ref_logprobs = completion_logprobs(reference(**inputs), edges, mask) if reference else None
-        result = grpo(
-            completion_logprobs(policy(**inputs), edges, mask),
-            old_logprobs,
-            ref_logprobs,
-            torch.tensor(forest.advantages),
-            mask,
-            torch.tensor(forest.counts),
-            batch.num_samples,
-            beta=beta,
-            **CLIP,
+        micro_batch = MicroBatch(
+            logprobs=completion_logprobs(policy(**inputs), edges, mask),
+            old_logprobs=old_logprobs,
+            sampler_logprobs=torch.tensor(forest.sampler_logprobs),
+            ref_logprobs=ref_logprobs,
+            advantages=torch.tensor(forest.advantages),
+            mask=mask,
+            counts=torch.tensor(forest.counts),
         )
+        result = objective(micro_batch, sizes, training)
         result.loss.backward()
         total += result.loss.item()
     return total, _gradients(policy.model)
@@ -134,6 +155,7 @@ def dense_loss(
     old: PreTrainedModel,
     reference: PreTrainedModel | None,
     beta: float,
+    name: str = "grpo",
 ) -> tuple[float, list[Tensor]]:
     """The same by the textbook: every sample a right-padded row, all logits, one number at a time."""
     model.zero_grad(set_to_none=True)
@@ -165,16 +187,39 @@ def dense_loss(
     loss = new.new_zeros(())
     for row, (prompt, completion, advantage, _) in enumerate(samples):
         here = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        ratio = (new[row, here] - before[row, here]).exp()
-        bound = 1 + CLIP["epsilon_high"] if advantage > 0 else 1 - CLIP["epsilon"]
-        clipped = ratio.clamp(max=bound) if advantage > 0 else ratio.clamp(min=bound)
-        gain = clipped * advantage
-        if frozen is not None:
-            gap = frozen[row, here] - new[row, here]
-            gain = gain - beta * (gap.exp() - gap - 1)
-        loss = loss - gain.mean() / len(samples)
+        gain = dense_gain(name, new[row, here], before[row, here], advantage)
+        gap = frozen[row, here] - new[row, here] if frozen is not None else torch.zeros(len(completion))
+        value = gain - beta * (gap.exp() - gap - 1)
+        if name in ("grpo", "gspo"):
+            loss = loss - value.mean() / len(samples)
+        elif name == "dr_grpo":
+            loss = loss - value.sum() / MAX_COMPLETION_LENGTH / len(samples)
+        elif name == "rloo":  # its gain is of the whole completion, and not of every token
+            loss = loss - (value.sum() - gain.sum() + gain.mean()) / len(samples)
+        else:
+            loss = loss - value.sum() / sum(len(completion) for _, completion, _, _ in samples)
     loss.backward()
     return loss.item(), _gradients(model)
+
+
+def dense_gain(name: str, new: Tensor, old: Tensor, advantage: float) -> Tensor:
+    """[tokens] gain of one sample, corrected for the sampler as `OBJECTIVES[name]` says."""
+    ratio, drift = (new - old).exp(), (old - SAMPLED).exp()
+    if name == "cispo":
+        return ratio.detach().clamp(max=1 + CLIP["epsilon_high"]) * advantage * new
+    if name == "gspo":
+        ratio = ratio.prod() ** (1 / len(new)) * torch.ones(len(new))
+        drift = drift.prod() if drift.prod() <= 3 else torch.tensor(0.0)
+    elif name == "rloo":
+        ratio = ratio.prod() * torch.ones(len(new))
+        drift = drift.prod().clamp(max=3)
+    elif name == "dapo":
+        drift = drift * (drift <= 3)
+    else:
+        drift = drift.clamp(max=3)
+    if advantage > 0:
+        return ratio.clamp(max=1 + CLIP["epsilon_high"]) * advantage * drift
+    return ratio.clamp(min=1 - CLIP["epsilon"]) * advantage * drift
 
 
 def relative_gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:

@@ -53,6 +53,7 @@ def _run(job: Job, rank: int, port: int) -> Done:
         trust_remote_code=False,
         gpu=False,
         training=job.training,
+        max_completion_length=8,
         max_steps=None,
         master_address="127.0.0.1",
         master_port=port,
@@ -65,7 +66,7 @@ def _run(job: Job, rank: int, port: int) -> Done:
         batch = pack(lessons, job.training.ranks, job.training.micro_batch_tokens)
         micro_batches.append(len(batch.forests[rank]))
         try:
-            reports.append(worker.update(batch.forests[rank], batch.num_samples))
+            reports.append(worker.update(batch.forests[rank], batch.num_samples, batch.num_tokens))
         except UpdateError as refusal:
             error = str(refusal)
             break

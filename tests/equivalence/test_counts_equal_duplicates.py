@@ -33,7 +33,7 @@ def test_counts_equal_duplicates(some: list[Lesson]) -> None:
         np.testing.assert_allclose(repeated, duplicate.advantages, atol=1e-9)
 
     counted, spelled = pack(some, 1, 10_000), pack(duplicates, 1, 10_000)
-    assert counted.num_samples == spelled.num_samples
+    assert (counted.num_samples, counted.num_tokens) == (spelled.num_samples, spelled.num_tokens)
     assert counted.dense_tokens == spelled.dense_tokens
     assert counted.tree_tokens == spelled.tree_tokens
 

@@ -65,7 +65,7 @@ BROKEN = (replace(STEPS[0][0], advantages=np.array([1.0, math.inf, 0.0])), *STEP
 JOBS = {
     1: [
         *(job(f"zero {stage}", 1, stage) for stage in range(4)),
-        job("uneven", 1, 1, UNEVEN),
+        job("uneven", 1, 1, UNEVEN, loss_type="dapo"),
         job("harder", 1, 1, **HARDER),
         job("broken", 1, 1, (BROKEN,)),
         job("nothing", 1, 1, ()),
@@ -76,7 +76,7 @@ JOBS = {
     ],
     2: [
         *(job(f"zero {stage}", 2, stage) for stage in range(4)),
-        *(job(f"uneven, zero {stage}", 2, stage, UNEVEN) for stage in (0, 2, 3)),
+        *(job(f"uneven, zero {stage}", 2, stage, UNEVEN, loss_type="dapo") for stage in (0, 2, 3)),
         *(job(f"harder, zero {stage}", 2, stage, **HARDER) for stage in (1, 3)),
         job("bfloat16", 2, 2, STEPS * 6, "bfloat16", learning_rate=1e-4),
     ],
@@ -187,7 +187,7 @@ def test_any_number_of_ranks_and_any_zero_stage_make_the_same_step(
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_a_rank_may_have_less_to_do(results: Results, zero_stage: int) -> None:
-    """Three micro-batches on two ranks: one is empty."""
+    """Three micro-batches on two ranks: one is empty. The loss divides by the tokens of all of them."""
     ours = results(2, f"uneven, zero {zero_stage}")
     assert [done.micro_batches for done in ours] == [(2, 2)] * 2
     assert_same_steps(ours, results(1, "uneven"), start(results))

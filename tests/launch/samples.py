@@ -5,6 +5,7 @@ from typing import Any
 from configs.schema import Config
 from generation.groups import EXAMPLE_GROUP
 from rewards.prompts import EXAMPLE_VERDICT, Verdict
+from trainer.alarm import Alarm
 from trainer.metrics import Evaluation, PromptResult, Result, StepMetrics
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 from trainer.signal import Kind
@@ -84,6 +85,7 @@ def result(reached: bool | None = True) -> Result:
         policy_version=9,
         before=evaluation(solved=False),
         after=evaluation(solved=True),
+        alarms=(Alarm("logprob_gap", 2, "logprob_gap is 0.3."),),
     )
 
 

@@ -80,6 +80,16 @@ def test_finished_stages_stay_above_the_picture() -> None:
     assert "✓ evaluating  0 s" in text
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_an_alarm_is_a_warning_that_stays(live: bool) -> None:
+    def act(display: Display) -> None:
+        display.step(samples.metrics(1))
+        display.alarm("the gap is wide")
+        display.step(samples.metrics(2))
+
+    assert shown(live, act).count("Warning: the gap is wide\n") == 1
+
+
 def test_interruption_gives_the_terminal_and_the_streams_back() -> None:
     recorded, streams = console(live=True), (sys.stdout, sys.stderr)
 

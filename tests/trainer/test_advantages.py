@@ -1,20 +1,77 @@
-import numpy as np
+from dataclasses import replace
+from typing import Any
 
-from trainer.advantages import EXAMPLE_LESSON, assign
-from trainer.scored import EXAMPLE_SCORED_GROUP
+import numpy as np
+import pytest
+
+from configs.schema import TrainingSettings
+from trainer.advantages import EXAMPLE_LESSON, Lesson, assign
+from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
+
+COUNTS = EXAMPLE_SCORED_GROUP.group.counts
+LEVEL = replace(
+    EXAMPLE_SCORED_GROUP, verdicts=tuple(replace(verdict, reward=0.5) for verdict in EXAMPLE_SCORED_GROUP.verdicts)
+)
+"""Without spread."""
+
+
+def lessons(*groups: ScoredGroup, **training: Any) -> tuple[Lesson, ...]:
+    return assign(groups, TrainingSettings(**training))
 
 
 def test_worked_example() -> None:
     # 96 x 1.0 and 32 x -0.5: mean 0.625, std sqrt(0.75 * 0.375^2 + 0.25 * 1.125^2) = 0.649519
-    lesson = assign(EXAMPLE_SCORED_GROUP)
+    (lesson,) = lessons(EXAMPLE_SCORED_GROUP)
     np.testing.assert_allclose(lesson.advantages, [0.375 / 0.649619, -1.125 / 0.649619], rtol=1e-6)
     np.testing.assert_allclose(lesson.advantages, EXAMPLE_LESSON.advantages, rtol=1e-5)
+    np.testing.assert_array_equal(lesson.in_loss, EXAMPLE_LESSON.in_loss)
     assert lesson.advantages.dtype == np.float64
 
 
+def test_a_batch_is_scaled_by_the_spread_of_all_its_samples() -> None:
+    # With 128 x 0.5 beside them: mean 0.5625, std sqrt((96 * 0.4375^2 + 32 * 1.0625^2 + 128 * 0.0625^2) / 256)
+    # = sqrt((18.375 + 36.125 + 0.5) / 256) = 0.463512
+    lesson, level = lessons(EXAMPLE_SCORED_GROUP, LEVEL, scale_rewards="batch")
+    np.testing.assert_allclose(lesson.advantages, [0.375 / 0.463612, -1.125 / 0.463612], rtol=1e-5)
+    np.testing.assert_array_equal(level.advantages, [0, 0])
+
+
+def test_without_scaling() -> None:
+    (lesson,) = lessons(EXAMPLE_SCORED_GROUP, scale_rewards="none")
+    np.testing.assert_allclose(lesson.advantages, [0.375, -1.125])
+
+
+def test_against_the_mean_of_the_other_samples() -> None:
+    # Others of a 1.0: (95 - 16) / 127; of a -0.5: (96 - 15.5) / 127
+    (lesson,) = lessons(EXAMPLE_SCORED_GROUP, loss_type="rloo")
+    np.testing.assert_allclose(lesson.advantages, [1.0 - 79 / 127, -0.5 - 80.5 / 127])
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "cispo", "dr_grpo", "rloo"])
+def test_null_scales_as_the_paper_does(loss_type: str) -> None:
+    (lesson,) = lessons(EXAMPLE_SCORED_GROUP, loss_type=loss_type)
+    scale = {"dr_grpo": "none", "rloo": "none"}.get(loss_type, "group")
+    (explicit,) = lessons(EXAMPLE_SCORED_GROUP, loss_type=loss_type, scale_rewards=scale)
+    np.testing.assert_array_equal(lesson.advantages, explicit.advantages)
+
+
 def test_same_as_over_explicit_samples() -> None:
-    rewards = np.repeat(EXAMPLE_SCORED_GROUP.rewards, EXAMPLE_SCORED_GROUP.group.counts)
+    rewards = np.repeat(EXAMPLE_SCORED_GROUP.rewards, COUNTS)
     explicit = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
-    lesson = assign(EXAMPLE_SCORED_GROUP)
-    np.testing.assert_allclose(np.repeat(lesson.advantages, EXAMPLE_SCORED_GROUP.group.counts), explicit)
-    assert abs(np.average(lesson.advantages, weights=EXAMPLE_SCORED_GROUP.group.counts)) < 1e-12
+    (lesson,) = lessons(EXAMPLE_SCORED_GROUP)
+    np.testing.assert_allclose(np.repeat(lesson.advantages, COUNTS), explicit)
+    assert abs(np.average(lesson.advantages, weights=COUNTS)) < 1e-12
+
+    others = np.array([np.delete(rewards, sample).mean() for sample in range(len(rewards))])
+    (lesson,) = lessons(EXAMPLE_SCORED_GROUP, loss_type="rloo")
+    np.testing.assert_allclose(np.repeat(lesson.advantages, COUNTS), rewards - others)
+
+
+def test_truncated_completions_count_in_the_mean_and_not_in_the_loss() -> None:
+    group = EXAMPLE_SCORED_GROUP.group
+    cut = replace(group, completions=(group.completions[0], replace(group.completions[1], finish_reason="length")))
+    (lesson,) = lessons(replace(EXAMPLE_SCORED_GROUP, group=cut), mask_truncated_completions=True)
+    assert lesson.in_loss.tolist() == [True, False]
+    np.testing.assert_allclose(lesson.advantages, EXAMPLE_LESSON.advantages, rtol=1e-5)
+    (lesson,) = lessons(replace(EXAMPLE_SCORED_GROUP, group=cut))
+    assert lesson.in_loss.tolist() == [True, True]

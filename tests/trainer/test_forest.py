@@ -1,19 +1,15 @@
 """The layout of token trees, and how groups are shared out."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
-from tests.equivalence.dense import lessons, make_lesson
+from tests.equivalence.dense import SAMPLED, lessons, make_lesson
 from trainer.advantages import EXAMPLE_LESSON, Lesson
 from trainer.forest import EMPTY_FOREST, EXAMPLE_FOREST, Batch, Forest, pack
-from trainer.policy import Policy, attention_mask
 
 Read = tuple[tuple[int, ...], tuple[int, ...], float, int, float]
 """What a completion reads in its forest: prompt, tokens, temperature, count, advantage."""
@@ -32,8 +28,9 @@ def assert_same(left: Forest, right: Forest) -> None:
 
 
 def paths(forest: Forest) -> list[list[int]]:
-    """The tokens that every node sees, itself last, by the attention mask."""
-    seen = attention_mask(torch.tensor(forest.subtree_end)).numpy()
+    """The tokens that every node sees, itself last: its ancestors."""
+    node = np.arange(len(forest.token_ids))
+    seen = (node <= node[:, None]) & (node[:, None] < forest.subtree_end)
     return [forest.token_ids[row].tolist() for row in seen]
 
 
@@ -56,7 +53,7 @@ def sequences(batch: Batch) -> list[Read]:
                 assert node_paths[parent] == prompt + tokens[:position]
                 assert forest.position_ids[parent] == len(prompt) + position - 1
             (temperature,) = set(forest.parent_temperature[forest.edge_parent[edges[mask]]].tolist())
-            assert (logprobs == np.where(mask, -1, 0)).all()
+            assert (logprobs == np.where(mask, SAMPLED, 0)).all()
             found.append((tuple(prompt), tuple(tokens), temperature, int(count), float(advantage)))
     return sorted(found)
 
@@ -78,7 +75,8 @@ def expected(some: list[Lesson]) -> list[Read]:
 def test_the_example() -> None:
     batch = pack([EXAMPLE_LESSON], ranks=1, micro_batch_tokens=100)
     assert_same(only(batch), EXAMPLE_FOREST)
-    assert (batch.num_samples, batch.tree_tokens, batch.dense_tokens) == (128, 7, 128 * 7)
+    assert (batch.num_samples, batch.num_tokens) == (128, 128 * 2)
+    assert (batch.tree_tokens, batch.dense_tokens) == (7, 128 * 7)
 
 
 def test_prompts_share_what_they_have_in_common_but_the_last_token() -> None:
@@ -109,6 +107,7 @@ def test_every_completion_is_in_one_forest_and_reads_its_own_path(
     batch = pack(some, ranks, micro_batch_tokens)
     assert sequences(batch) == expected(some)
     assert batch.num_samples == sum(lesson.scored.group.num_generations for lesson in some)
+    assert batch.num_tokens == sum(len(tokens) * count for _, tokens, _, count, _ in expected(some))
 
     assert len(batch.forests) == ranks
     assert len({len(rank) for rank in batch.forests}) == 1
@@ -167,18 +166,22 @@ def test_a_group_that_does_not_fit_is_split_between_completions() -> None:
     assert batch.num_samples == 10
 
 
+def test_what_is_not_in_the_loss_is_in_no_forest() -> None:
+    lesson = make_lesson([1, 2, 3], [([7, 8], 5, 0.0), ([9, 4, 5], 2, 1.0), ([7, 6], 1, 0.5)])
+    part = dataclasses.replace(lesson, in_loss=np.array([True, False, True]))
+    without = make_lesson([1, 2, 3], [([7, 8], 5, 0.0), ([7, 6], 1, 0.5)])
+    batch, other = pack([part], 1, 100), pack([without], 1, 100)
+    assert batch.num_samples == 8  # all of the group
+    assert (batch.num_tokens, batch.tree_tokens, batch.dense_tokens) == (12, 4, 6 * 5)
+    kept = dataclasses.replace(only(batch), advantages=only(other).advantages)
+    assert_same(kept, only(other))
+    np.testing.assert_allclose(only(batch).advantages, lesson.advantages[[2, 0]], rtol=1e-6)
+
+
 def test_nothing_to_pack() -> None:
     with pytest.raises(ValueError, match="at least one lesson"):
         pack([], 1, 10)
     with pytest.raises(ValueError, match="no tokens"):
         pack([make_lesson([1], [([], 2, 0.0)])], 1, 10)
-
-
-def test_models_that_cannot_read_trees_are_refused_by_name() -> None:
-    small: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1}
-    eager = LlamaForCausalLM(LlamaConfig(**small, num_attention_heads=2, intermediate_size=32))
-    eager.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM.*attn_implementation='sdpa'"):
-        Policy(eager)
-    with pytest.raises(ValueError, match=r"MambaForCausalLM.*position_ids"):
-        Policy(MambaForCausalLM(MambaConfig(**small)))
+    with pytest.raises(ValueError, match="it is no lesson"):
+        pack([dataclasses.replace(EXAMPLE_LESSON, in_loss=np.array([False, False]))], 1, 10)

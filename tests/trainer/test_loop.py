@@ -16,10 +16,11 @@ from trainer.ports import Ports
 PROMPTS = [prompt(f"p{index}") for index in range(4)]
 
 
-def config(tmp_path: Any, **run: Any) -> Config:
+def config(tmp_path: Any, training: dict[str, Any] | None = None, **run: Any) -> Config:
     path = tmp_path / "recipe.yaml"
     path.write_text("task: {name: comparison}\nrun: {max_steps: 50}\n")
-    return load(path, {"sampling": {"prompts_per_step": 2, "num_generations": 8}, "run": run})
+    sections = {"sampling": {"prompts_per_step": 2, "num_generations": 8, "max_completion_length": 2}}
+    return load(path, {**sections, "training": training or {}, "run": run})
 
 
 def run(
@@ -28,11 +29,21 @@ def run(
     *,
     interrupted: Callable[[], bool] = lambda: False,
     clock: Iterator[int] | None = None,
+    logprob_gap: float = 0.001,
 ) -> tuple[Result, FakeJournal]:
     journal = FakeJournal()
     ticks = clock or count()
-    ports = Ports(FakeGenerator(model), FakeScorer(), FakeLearner(model), FakePublisher(model), journal)
-    result = loop.train(settings, PROMPTS, 1.0, ports, interrupted=interrupted, clock=lambda: float(next(ticks)))
+    learner = FakeLearner(model, logprob_gap)
+    ports = Ports(FakeGenerator(model), FakeScorer(), learner, FakePublisher(model), journal)
+    result = loop.train(
+        settings,
+        PROMPTS,
+        1.0,
+        ports,
+        dtype="float32",
+        interrupted=interrupted,
+        clock=lambda: float(next(ticks)),
+    )
     return result, journal
 
 
@@ -111,6 +122,37 @@ def test_an_interruption_ends_the_run_after_the_step_with_the_evaluation_at_hand
     assert result.steps == len(journal.steps) == 2
     assert result.stopped == "Interrupted."
     assert result.after == result.before
+
+
+def test_an_alarm_is_raised_once_with_the_step_it_began_at(tmp_path: Any) -> None:
+    settings = config(tmp_path, max_steps=3)
+    result, journal = run(settings, FakeModel(pace=0.1), logprob_gap=0.3)
+    (text,) = journal.alarms
+    assert "logprob_gap is 0.3" in text
+    assert [(alarm.name, alarm.step, alarm.text) for alarm in result.alarms] == [("logprob_gap", 1, text)]
+
+    result, journal = run(settings, FakeModel(pace=0.1))
+    assert (journal.alarms, result.alarms) == ([], ())
+
+
+def test_a_step_whose_completions_are_all_cut_off_has_no_update(tmp_path: Any) -> None:
+    model = FakeModel(finish_reason="length")
+    result, journal = run(config(tmp_path, {"mask_truncated_completions": True}, max_steps=3), model)
+    assert not any(event.startswith(("update", "publish")) for event in model.events)
+    assert result.policy_version == 0
+    assert [(step.groups_learning, step.groups_trained) for step in journal.steps] == [(2, 0)] * 3
+    run(config(tmp_path, max_steps=3), model)
+    assert model.trained_version == 3
+
+
+def test_overlong_completions_are_punished_before_they_are_judged(tmp_path: Any) -> None:
+    """Answers have two tokens, of at most two: each is worth 1.0 less to a step, and no less to the target."""
+    settings = config(tmp_path, {"soft_punish_cache": 2}, target_reward=0.995)
+    result, journal = run(settings, FakeModel(skill=0.5))
+    assert journal.steps[0].reward_mean == pytest.approx(0.5 * (1.0 - 1.0) + 0.5 * (-0.5 - 1.0))
+    assert result.before.reward_sampled == pytest.approx(0.5 * 1.0 - 0.5 * 0.5)
+    assert sum(step.groups_solved for step in journal.steps) == 0
+    assert "target" in result.stopped
 
 
 def test_metrics_count_samples_not_distinct_completions(tmp_path: Any) -> None:
