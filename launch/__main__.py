@@ -17,6 +17,7 @@ usage: cohort COMMAND ...
 
   cohort train CONFIG [--section.key value ...]   train a model with GRPO
   cohort eval  CONFIG [--section.key value ...]   evaluate a model: greedy and sampled
+  cohort bench WHAT [CONFIG] [--option value ...] measure generation, update or step against the plain way
   cohort tasks                                    list the built-in tasks
 
 CONFIG is a YAML file, for example configs/comparison.yaml.
@@ -84,9 +85,16 @@ def _evaluate(config: Config) -> int:
     return evaluate_model(config)
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    from launch.bench.command import bench
+
+    return bench(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _configured("train", _train),
     "eval": _configured("eval", _evaluate),
+    "bench": _bench,
     "tasks": _tasks,
 }
 

@@ -1,0 +1,204 @@
+"""`cohort bench step`: whole steps through the processes of `cohort train`."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from launch import hardware
+from launch.actors import EngineProcess, RankProcess
+from launch.bench import trl_peer
+from launch.bench.generation import Phase
+from launch.bench.measure import OURS, PLAIN, TRL, Measurement, counted, peak_mib, reset_peak
+from launch.bench.sweep import LONG, POLICIES, Sweep, adjusted, at
+from launch.bench.update import RewardsThatDiffer
+from launch.errors import RemoteError
+from launch.prepare import Prepared
+from launch.processes import Engines, Ranks, TaskScorer, engines_and_ranks
+from launch.waiting import wait
+from trainer import loop
+from trainer.forest import Batch
+from trainer.metrics import StepMetrics
+from trainer.ports import Learner, Ports
+from trainer.rank import RankReport
+from trainer.scored import ScoredGroup
+from trainer.signal import Kind
+
+
+def check_peer() -> None:
+    """Raises ConfigError: TRL is not installed."""
+    if find_spec("trl") is None:
+        raise ConfigError(
+            "--peer trl needs the package trl, which is not installed. Install it with "
+            "`.venv/bin/uv pip install --python .venv/bin/python trl==1.13.0`, or leave --peer out."
+        )
+
+
+def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurement]:
+    """Our way of every policy and group size, then the plain way of each, then TRL's."""
+    from launch.bench.plain import PlainEngineProcess, PlainRankProcess
+
+    yield from _own(sweep, prepared, phase, OURS, EngineProcess, RankProcess)
+    alone = replace(prepared, config=adjusted(prepared.config, engine={"fork": "off"}))
+    yield from _own(sweep, alone, phase, PLAIN, PlainEngineProcess, PlainRankProcess)
+    if sweep.peer:
+        for policy, size in sweep.cells():
+            phase(f"TRL: steps of {sweep.prompts} × {size}, {policy}")
+            yield from _trl(sweep, prepared, policy, size)
+
+
+def _own(
+    sweep: Sweep,
+    prepared: Prepared,
+    phase: Phase,
+    way: str,
+    engine_process: type[EngineProcess],
+    rank_process: type[RankProcess],
+) -> Iterator[Measurement]:
+    task = prepared.task
+    with engines_and_ranks(prepared, phase, engine_process, rank_process) as (engines, ranks):
+        for policy, size in sweep.cells():
+            phase(f"{way}: steps of {sweep.prompts} × {size}, {policy}")
+            scorer = RewardsThatDiffer(TaskScorer(task), sweep.config.seed)
+            journal = Collector(way, policy, engines, ranks, scorer)
+            loop.train(
+                at(prepared.config, policy, size),
+                task.prompts[: sweep.prompts],
+                task.best_reward,
+                Ports(engines, scorer, journal.learner, ranks, journal),
+                dtype=ranks.dtype,
+                interrupted=journal.is_slow,
+            )
+            yield from journal.measurements
+
+
+class TimedLearner:
+    """`trainer.ports.Learner`; seconds: of the latest update."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self.seconds = 0.0
+
+    def update(self, batch: Batch) -> RankReport:
+        """See `Learner.update`."""
+        start = time.monotonic()
+        report = self._learner.update(batch)
+        self.seconds = time.monotonic() - start
+        return report
+
+
+class Collector:
+    """`trainer.ports.Journal`: measurements of all steps but the first, a warm-up."""
+
+    def __init__(self, way: str, policy: str, engines: Engines, ranks: Ranks, scorer: RewardsThatDiffer) -> None:
+        self.measurements: list[Measurement] = []
+        self.learner = TimedLearner(ranks)
+        self._way, self._policy, self._scorer = way, policy, scorer
+        self._actors = [*engines.actors.values(), *ranks.actors.values()]
+        self._start: float | None = None  # of the step that goes on
+
+    def phase(self, text: str) -> None:
+        """See `Journal.phase`."""
+
+    def alarm(self, text: str) -> None:
+        """See `Journal.alarm`."""
+
+    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+        """See `Journal.step`."""
+        end = time.monotonic()
+        if self._start is not None:
+            self.measurements.append(self._measurement(end - self._start, step, [scored for scored, _ in groups]))
+        self._everywhere(reset_peak)
+        self._start = time.monotonic()
+
+    def is_slow(self) -> bool:
+        """Whether to leave it at the measurements that there are."""
+        return self._way != OURS and any(measurement.seconds > LONG for measurement in self.measurements)
+
+    def _measurement(self, seconds: float, step: StepMetrics, scored: Sequence[ScoredGroup]) -> Measurement:
+        phases = {
+            "sample": step.seconds_sample,
+            "score": step.seconds_score,
+            "pack": step.seconds_update - self.learner.seconds,
+            "update": self.learner.seconds,
+            "publish": step.seconds_publish,
+        }
+        return Measurement(
+            way=self._way,
+            policy=self._policy,
+            repeat=len(self.measurements),
+            seconds=seconds,
+            peak_mib=sum(self._everywhere(peak_mib)),
+            phases=phases | {"rest": seconds - sum(phases.values())},
+            details={
+                "groups_trained": step.groups_trained,
+                "tree_tokens": step.tree_tokens,
+                "dense_tokens": step.dense_tokens,
+                "random_rewards": self._scorer.replaced,
+            },
+            **counted([one.group for one in scored]),
+        )
+
+    def _everywhere(self, call: Callable[[object], Any]) -> list[Any]:
+        """`call` in every process of the run."""
+        calls = {f"process {i}": actor.__ray_call__.remote(call) for i, actor in enumerate(self._actors)}
+        return list(wait(calls, "measuring memory", 60.0, "nothing").values())
+
+
+def _trl(sweep: Sweep, prepared: Prepared, policy: str, size: int) -> Iterator[Measurement]:
+    """Steps of TRL's trainer in a process of its own."""
+    config, gpu = prepared.config, hardware.has_gpu()
+    prompts = prepared.task.prompts[: sweep.prompts]
+    width = max(len(prompt.token_ids) for prompt in prompts) + config.sampling.max_completion_length
+    rows = max(1, config.training.micro_batch_tokens // width)
+    job = trl_peer.Job(
+        model=prepared.model,
+        dtype=hardware.dtype(config.model.dtype, gpu),
+        gpu=gpu,
+        prompts=[[dict(message) for message in prompt.messages] for prompt in prompts],
+        num_generations=size,
+        micro_batch=max(n for n in range(1, rows + 1) if size * len(prompts) % n == 0),
+        repeats=sweep.repeats,
+        temperature=POLICIES[policy],
+        top_p=config.sampling.top_p,
+        top_k=config.sampling.top_k,
+        min_p=config.sampling.min_p,
+        max_completion_length=config.sampling.max_completion_length,
+        learning_rate=config.training.learning_rate,
+        seed=config.seed,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        here, there = Path(folder, "job.json"), Path(folder, "steps.json")
+        here.write_text(json.dumps(asdict(job)))
+        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        threads = {"OMP_NUM_THREADS": str(config.training.threads)} if config.training.threads else {}
+        done = subprocess.run(
+            [sys.executable, "-m", "launch.bench.trl_peer", str(here), str(there)],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": path} | threads,
+            capture_output=True,
+            text=True,
+            timeout=config.cluster.update_timeout * (sweep.repeats + 1),
+        )
+        if done.returncode:
+            raise RemoteError(f"While measuring TRL: its process failed.\n{done.stderr[-4000:]}")
+        steps = json.loads(there.read_text())
+    for repeat, step in enumerate(steps):
+        yield Measurement(
+            way=TRL,
+            policy=policy,
+            num_generations=size,
+            prompts=len(prompts),
+            repeat=repeat,
+            phases={},
+            details={"micro_batch": job.micro_batch, "random_rewards": len(prompts)},
+            **step,
+        )
