@@ -35,7 +35,6 @@ from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
 from generation import handover
 from generation.groups import FinishReason
 
-
 ROWS_AT_ONCE = 64
 """Rows of logits that are drawn from together: some copies of [rows, vocabulary] numbers exist for a moment."""
 

@@ -21,7 +21,7 @@ from transformers.masking_utils import sdpa_mask
 IMPLEMENTATION = "token_tree"
 """Its name among transformers' attention implementations. Without a tree it is `sdpa`."""
 
-CHUNK_NODES = 256
+CHUNK_NODES = 128
 
 Attend = Callable[[Tensor, Tensor, Tensor, float | None, int | None], Tensor]
 """(query [1, heads, T, size], key, value [1, key heads, T, size], scale, window) -> [1, heads, T, size].

@@ -173,6 +173,7 @@ def _trl(sweep: Sweep, prepared: Prepared, policy: str, size: int) -> Iterator[M
         min_p=config.sampling.min_p,
         max_completion_length=config.sampling.max_completion_length,
         learning_rate=config.training.learning_rate,
+        gradient_checkpointing=config.training.gradient_checkpointing,
         seed=config.seed,
     )
     with tempfile.TemporaryDirectory() as folder:

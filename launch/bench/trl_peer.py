@@ -28,12 +28,13 @@ class Job:
     min_p: float
     max_completion_length: int
     learning_rate: float
+    gradient_checkpointing: bool
     seed: int
 
 
 def steps(job: Job, folder: str) -> list[dict[str, float]]:
     """The measured steps, as fields of a Measurement. TRL's own settings but where ours say otherwise: no KL term,
-    the loss named grpo, no recomputation of activations, nothing saved or reported."""
+    the loss named grpo, nothing saved or reported."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -67,7 +68,7 @@ def steps(job: Job, folder: str) -> list[dict[str, float]]:
             model_init_kwargs={"dtype": job.dtype},
             use_cpu=not job.gpu,
             bf16=job.dtype == "bfloat16",
-            gradient_checkpointing=False,
+            gradient_checkpointing=job.gradient_checkpointing,
             per_device_train_batch_size=job.micro_batch,
             gradient_accumulation_steps=samples // job.micro_batch,
             num_generations=job.num_generations,

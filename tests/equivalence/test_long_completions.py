@@ -56,8 +56,9 @@ def measure() -> None:
     model = LlamaForCausalLM(config)
     rng = np.random.default_rng(0)
     prompt = rng.integers(0, vocabulary, 32).tolist()
-    # Sorted as the forest has them, so that both sum the same.
-    rows = sorted(rng.integers(0, vocabulary, length).tolist() for _ in range(64))
+    # First tokens differ, so that no edge is shared and both ways sum the same.
+    firsts = rng.choice(vocabulary, 64, replace=False).tolist()
+    rows = [[first, *rng.integers(0, vocabulary, length - 1).tolist()] for first in firsts]
     (forests,) = pack([make_lesson(prompt, [(row, 1, 0.0) for row in rows])], 1, micro_batch_tokens).forests
 
     def tree() -> None:

@@ -177,7 +177,7 @@ def test_the_sampler_correction_weighs_the_gain_and_not_the_kl() -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_micro_batches_add_up(name: str) -> None:
     batch = replace(BATCH, sampler_logprobs=OLD - GAPS, ref_logprobs=LOGPROBS - 0.1)
-    settings = {"beta": 0.5, "vllm_importance_sampling_mode": "token_truncate"}
+    settings: dict[str, Any] = {"beta": 0.5, "vllm_importance_sampling_mode": "token_truncate"}
     parts = [
         of(
             name,

@@ -37,9 +37,9 @@ class Largest(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and not isinstance(result, torch.nn.Parameter) and result.ndim:
-            if result.shape[-1] == VOCABULARY and function is not torch.Tensor.t:
-                self.rows = max(self.rows, result.numel() // VOCABULARY)
+        logits = isinstance(result, Tensor) and result.ndim >= 2 and result.shape[-1] == VOCABULARY
+        if logits and not isinstance(result, torch.nn.Parameter):
+            self.rows = max(self.rows, result.numel() // VOCABULARY)
         return result
 
 
