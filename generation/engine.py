@@ -97,6 +97,8 @@ class Engine:
             gpu_memory_utilization=engine.gpu_memory_utilization,
             enforce_eager=engine.enforce_eager,
             enable_prefix_caching=True,
+            # On a CPU vLLM 0.32 fails where it discards a seeded draw, as for a prompt computed in parts.
+            enable_chunked_prefill=spec.forks or spec.gpu,
             async_scheduling=not spec.forks,
             logits_processors=[forking.ForkProcessor] if spec.forks else None,
             kv_transfer_config=handover if spec.forks else None,

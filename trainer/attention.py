@@ -75,17 +75,17 @@ class Chunked:
             self._seen(value, query),
             strict=True,
         )
-        return torch.cat(
-            [
-                scaled_dot_product_attention(
-                    *states,
-                    attn_mask=chunk.visible if window is None else chunk.visible & (chunk.distance < window),
-                    scale=scale,
-                )
-                for chunk, *states in parts
-            ],
-            dim=2,
-        )
+        attended = [
+            scaled_dot_product_attention(
+                chunk_query,
+                keys,
+                values,
+                attn_mask=chunk.visible if window is None else chunk.visible & (chunk.distance < window),
+                scale=scale,
+            )
+            for chunk, chunk_query, keys, values in parts
+        ]
+        return torch.cat(attended, dim=2)
 
     def _seen(self, states: Tensor, query: Tensor) -> list[Tensor]:
         """Keys or values for each chunk. (One gather for all chunks: autograd adds up one tensor of all nodes for

@@ -99,13 +99,14 @@ class Policy(torch.nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if (temperature != 1).any():
             logits = logits / temperature[:, None]
-        return logits.log_softmax(-1)[edge_parent, edge_token]
+        logprobs: Tensor = logits.log_softmax(-1)[edge_parent, edge_token]
+        return logprobs
 
 
 class _Identity(torch.nn.Module):
     """In the place of a model's layers: what goes in is what comes out."""
 
-    def forward(self, inputs_embeds: Tensor, **_: Any) -> BaseModelOutputWithPast:
+    def forward(self, inputs_embeds: Any, **_: Any) -> BaseModelOutputWithPast:
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 

@@ -38,7 +38,7 @@ ENGINE = os.environ.get("COHORT_TEST_ENGINE")
 """`stock`: the engine draws every sample by itself, and has a head of its own. `cramped`: it has memory for eleven
 blocks only, so that requests push each other out of it, and computes prompts 16 tokens at a time."""
 
-CRAMPED = {"num_gpu_blocks_override": 12, "max_num_seqs": 16, "max_num_batched_tokens": 16}
+CRAMPED: dict[str, Any] = {"num_gpu_blocks_override": 12, "max_num_seqs": 16, "max_num_batched_tokens": 16}
 
 forks = pytest.mark.skipif(ENGINE == "stock", reason="this engine does not fork")
 
@@ -291,10 +291,18 @@ def test_the_bias_that_is_caught_is_below_2_percent(pair: Pair) -> None:
 # Memory
 
 
+def test_more_prompt_tokens_than_vllm_computes_in_one_step(pair: Pair) -> None:
+    groups = pair.sample(*(ask(random_prompt(CONTEXT - 20, seed), 64, seed=seed) for seed in range(4)))
+    for group in groups:
+        assert group.num_generations == 64
+        assert gap(pair.reference, group) < 1e-4
+
+
 @pytest.mark.skipif(ENGINE != "cramped", reason="this engine has room")
 def test_requests_push_each_other_out_and_prompts_come_in_parts(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the other tests of the cramped engine would test neither. What was sampled is what the model says."""
-    scheduler = pair.engine._llm.llm_engine.engine_core.engine_core.scheduler
+    core: Any = pair.engine._llm.llm_engine.engine_core
+    scheduler = core.engine_core.scheduler
     preempt, schedule = scheduler._preempt_request, scheduler.schedule
     preempted, tokens = [], []
 

@@ -71,9 +71,9 @@ def test_flex_attention_sees_the_same(some: list[Lesson], window: int | None) ->
     nodes = len(forest.token_ids)
     tree = torch.tensor(forest.subtree_end), torch.tensor(forest.position_ids)
     with torch.no_grad():
-        arguments = *(states(nodes, heads).detach() for heads in (HEADS, KEY_HEADS, KEY_HEADS)), 0.3, window
-        flexed = attention.Flex(*tree, flex_attention)(*arguments)
-        assert torch.allclose(flexed, attention.Chunked(*tree)(*arguments), atol=1e-12)
+        query, key, value = (states(nodes, heads).detach() for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+        flexed = attention.Flex(*tree, flex_attention)(query, key, value, 0.3, window)
+        assert torch.allclose(flexed, attention.Chunked(*tree)(query, key, value, 0.3, window), atol=1e-12)
 
 
 def test_what_a_chunk_holds_grows_with_what_it_sees_and_not_with_the_forest() -> None:

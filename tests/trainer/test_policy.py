@@ -60,7 +60,8 @@ def test_logits_in_parts_are_the_logits(name: str, monkeypatch: pytest.MonkeyPat
 def test_activations_computed_again_give_the_same_gradients(name: str) -> None:
     model = tiny_model(name, dtype=torch.float64)
     calls = []
-    model.base_model.layers[1].self_attn.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    layers: Any = model.base_model.layers
+    layers[1].self_attn.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     kept, kept_gradients = logprobs_and_gradients(model)
     assert len(calls) == 1
     again, again_gradients = logprobs_and_gradients(model, gradient_checkpointing=True)
@@ -75,8 +76,8 @@ def test_there_is_no_dropout(gradient_checkpointing: bool) -> None:
         vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     config.attention_dropout = 0.5
-    policy = Policy(LlamaForCausalLM(config).train(), gradient_checkpointing).train()
-    first, second = (policy(**policy_inputs(FOREST, "cpu")) for _ in range(2))
+    without = Policy(LlamaForCausalLM(config).train(), gradient_checkpointing).train()
+    first, second = (without(**policy_inputs(FOREST, "cpu")) for _ in range(2))
     assert torch.equal(first, second)
 
 
