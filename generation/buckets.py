@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-BUCKET_BYTES = 1 << 30
+BUCKET_BYTES = 1 << 27
+"""So that a model comes in several, and one is loaded while the next is made."""
 
 Data = tuple[NDArray[np.uint8], ...]
 """The bytes of each weight of a bucket. Ray writes them into shared memory in one go."""

@@ -49,6 +49,7 @@ class EngineClient:
         self._engines = engines
         self._workers_per_engine = workers_per_engine
         self._timeout = timeout
+        self._loading: dict[str, Any] = {}
         self.policy_version = 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -62,17 +63,22 @@ class EngineClient:
         self._wait(calls)
 
     def start_weight_update(self) -> None:
-        self._all("start_weight_update")
+        self._loading = {}
+        self._wait(self._all("start_weight_update"))
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Puts the bucket into Ray's object store once; engines on the same machine map it."""
-        self._all("update_weights", ray.put(update_info))
+        """Puts the bucket into Ray's object store once; engines on the same machine map it. Returns while they load
+        it, so that the next one is made meanwhile."""
+        bucket = ray.put(update_info)
+        self._wait(self._loading)
+        self._loading = self._all("update_weights", bucket)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._all("finish_weight_update", weight_version or str(self.policy_version))
+        self._wait(self._loading)
+        self._wait(self._all("finish_weight_update", weight_version or str(self.policy_version)))
 
-    def _all(self, method: str, *arguments: Any) -> None:
-        self._wait({name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()})
+    def _all(self, method: str, *arguments: Any) -> dict[str, Any]:
+        return {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
 
     def _wait(self, calls: Mapping[str, Any]) -> None:
         phase = f"publishing policy version {self.policy_version}"

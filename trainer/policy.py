@@ -45,8 +45,6 @@ class Policy(torch.nn.Module):
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model = model
-        # In a tuple: a second owner of the same weights would confuse whoever lists this module's.
-        self._head = (head_of(model),)
 
         self.eval()
 
@@ -95,7 +93,7 @@ class Policy(torch.nn.Module):
 
     def _logprobs(self, hidden: Tensor, temperature: Tensor, edge_parent: Tensor, edge_token: Tensor) -> Tensor:
         """[edges] log-probability of `edge_token` after each edge's parent, a row of `hidden`."""
-        logits = self._head[0](inputs_embeds=hidden[None], use_cache=False).logits[0]
+        logits = head_of(self.model)(inputs_embeds=hidden[None], use_cache=False).logits[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if (temperature != 1).any():
             logits = logits / temperature[:, None]
@@ -112,7 +110,7 @@ class _Identity(torch.nn.Module):
 
 def head_of(model: PreTrainedModel) -> PreTrainedModel:
     """The model without its layers, from last hidden states (`inputs_embeds`) to logits, with whatever that model
-    does to logits. Weights and modules are the model's own."""
+    does to logits. Weights, modules and hooks are those that the model has now."""
     head = copy.copy(model)
     head.__dict__["_modules"] = model._modules | {model.base_model_prefix: _Identity()}
     return head

@@ -104,6 +104,8 @@ class Rank:
         if spec.training.threads and not spec.gpu:
             torch.set_num_threads(spec.training.threads)
         set_seed(spec.seed)
+        # It would be compiled at first use, under a lock that outlives a killed process, and only inference uses it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(
             dist_backend="nccl" if spec.gpu else "gloo",
             auto_mpi_discovery=False,
