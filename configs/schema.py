@@ -5,14 +5,19 @@ from collections.abc import Iterator
 from types import NoneType
 from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 MINIMUM_TEMPERATURE = 0.1
 """It multiplies the gaps between logits by ten: below it all completions of a prompt come out alike."""
 
+WithoutBest = Literal["spread", "skip", "train"]
+
 MAXIMUM_TEMPERATURE = 2.0
 """vLLM refuses more."""
+
+Shaping = Literal["none", "partial"]
+Difficulty = Literal["easy", "medium", "hard"]
 
 
 def remedy(text: str) -> dict[str, Any]:
@@ -48,7 +53,10 @@ class TaskSettings(Section):
     """What to learn: a built-in task (name), or your own data and reward function (dataset and reward)."""
 
     name: str | None = Field(
-        default=None, description="A built-in task, for example comparison; `cohort tasks` lists them."
+        default=None,
+        min_length=1,
+        description="A built-in task, for example comparison; `cohort tasks` lists them. reasoning_gym:NAME is the "
+        "task NAME of the package reasoning-gym.",
     )
     size: int = Field(
         default=16, ge=1, description="Prompts that a built-in task makes; a data set has its own size."
@@ -62,6 +70,21 @@ class TaskSettings(Section):
         description="Solved examples shown as earlier chat turns before every question of a built-in task; "
         "none of them is a question of the task.",
     )
+    difficulty: Difficulty = Field(
+        default="medium",
+        description="How hard a built-in task's questions are: it stands for a range, which docs/tasks.md lists.",
+    )
+    range: tuple[NonNegativeInt, NonNegativeInt] | None = Field(
+        default=None,
+        description="Lowest and highest number that a built-in task asks about, both included, for example [0, 99]; "
+        "for counting, words in a sentence. null takes the difficulty's.",
+        json_schema_extra=remedy("Write it as [low, high], or leave it out for that of task.difficulty."),
+    )
+    shaping: Shaping = Field(
+        default="partial",
+        description="What a built-in task gives for wrong answers. partial: -0.5 to below 0 for one in the right "
+        "form, the more the closer, and -1.0 for anything else; none: -1.0 for all. A right one is 1.0 either way.",
+    )
     dataset: str | None = Field(
         default=None,
         min_length=1,
@@ -70,7 +93,10 @@ class TaskSettings(Section):
         "relative path starts at the working directory.",
     )
     split: str = Field(
-        default="train", min_length=1, description="Split of the data set; a single file is all one split."
+        default="train",
+        min_length=1,
+        description="Split of the data set; a single file is all one split. A built-in task has train and, with no "
+        "question in common, test.",
     )
     reward: str | None = Field(
         default=None,
@@ -91,6 +117,11 @@ class TaskSettings(Section):
     system_prompt: str | None = Field(
         default=None, description="A system message before every prompt that does not bring its own."
     )
+
+    @field_validator("range", mode="before")
+    @classmethod
+    def _null_of_the_command_line(cls, value: object) -> object:
+        return None if value == [None] else value  # what `--task.range null` arrives as
 
 
 class SamplingSettings(Section):
@@ -266,10 +297,21 @@ class TrainingSettings(Section):
 class SignalSettings(Section):
     """What happens to groups that teach nothing."""
 
+    stop_without_signal: bool = Field(
+        default=True,
+        description="End the run with exit status 3 when it is clear that it cannot learn, saying why and what to "
+        "change; false only says so, and goes on to the limits.",
+    )
     rescue: bool = Field(
         default=True,
         description="Raise the temperature of a prompt whose completions all give the same wrong answer, "
         "step by step, until they differ.",
+    )
+    rescue_visits: int = Field(
+        default=8,
+        ge=1,
+        description="Visits in a row without a lesson that the rescue of a prompt has; when every unsolved prompt has "
+        "had them, and nothing else taught meanwhile, there is nothing left to try.",
     )
     rescue_factor: float = Field(default=1.4, gt=1, description="How much hotter each step of a rescue is.")
     rescue_max_temperature: float = Field(
@@ -277,6 +319,21 @@ class SignalSettings(Section):
         ge=MINIMUM_TEMPERATURE,
         le=MAXIMUM_TEMPERATURE,
         description="Where a rescue's temperature stops climbing; vLLM takes up to 2.0.",
+    )
+    without_best: WithoutBest | None = Field(
+        default=None,
+        description="What a group without a single right answer is trained on. spread: towards all of its "
+        "well-formed answers alike, away from the most frequent ones and from what is no answer; skip: nothing; "
+        "train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. null is spread for "
+        "a built-in task, which knows what an answer is, and train for your own rewards, whose best may never be "
+        "reached.",
+    )
+    rescue_min_p: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="sampling.min_p of a rescue's hotter samples, where that is higher: hot, and still likely enough "
+        "to be an answer.",
     )
     replay: float = Field(
         default=0.25,
@@ -460,6 +517,13 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
             f"task.best_reward: {task.best_reward} is only allowed with task.dataset: a built-in task's "
             "best reward is 1.0. Leave it out."
         )
+    if task.name is not None and task.split not in ("train", "test"):
+        yield f"task.split: {task.split} is not allowed: a built-in task has the splits train and test. Choose one."
+    if task.range is not None and task.range[0] > task.range[1]:
+        yield f"task.range: {list(task.range)} is empty: the first number must be at most the second. Swap them."
+    for name in ("difficulty", "range", "shaping"):
+        if task.dataset is not None and (value := getattr(task, name)) != TaskSettings.model_fields[name].default:
+            yield f"task.{name}: {value} is only allowed with a built-in task; your data has its own. Leave it out."
 
 
 def clip_range(training: TrainingSettings) -> tuple[float, float]:
@@ -484,6 +548,11 @@ def reward_scale(training: TrainingSettings) -> Literal["group", "batch", "none"
     return training.scale_rewards or ("none" if training.loss_type in ("dr_grpo", "rloo") else "group")
 
 
+def without_best(config: Config) -> WithoutBest:
+    """`signal.without_best`, where it is null the one that suits the task."""
+    return config.signal.without_best or ("train" if config.task.dataset else "spread")
+
+
 def settings() -> dict[str, FieldInfo]:
     """Every setting by its dotted name, as in `sampling.temperature`."""
     found: dict[str, FieldInfo] = {}
@@ -504,6 +573,8 @@ def allowed(field: FieldInfo) -> str:
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(field.annotation) is tuple:
         return "a list of texts"
+    if field.annotation == tuple[NonNegativeInt, NonNegativeInt] | None:
+        return "two whole numbers, at least 0, as in [0, 99], or null"
     parts = (field.annotation,) if get_origin(field.annotation) is Literal else get_args(field.annotation)
     text, *null = [
         "one of " + ", ".join(map(str, get_args(part))) if get_origin(part) is Literal else kinds[part]

@@ -1,6 +1,6 @@
 """Advantages: how much better than its group a completion did."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +8,13 @@ from numpy.typing import NDArray
 
 from configs.schema import TrainingSettings, reward_scale
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
+from trainer.signal import answers
 
 STD_EPSILON = 1e-4
 """Keeps the division finite when rewards hardly differ; TRL's value."""
+
+LARGEST_SHARE = 0.1
+"""Of one wrong answer among all, before `spread` leads away from it."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,13 @@ class Lesson:
     in_loss: NDArray[np.bool_]
 
 
-def assign(scored: Sequence[ScoredGroup], training: TrainingSettings) -> tuple[Lesson, ...]:
+def assign(
+    scored: Sequence[ScoredGroup], training: TrainingSettings, spreading: Sequence[bool] | None = None
+) -> tuple[Lesson, ...]:
     """A lesson of each of a step's groups. Pass all of them, those that teach nothing too: a batch's spread is
     over every sample of the step.
+
+    spreading: which groups are trained on to `spread`, not by their rewards; None for none.
 
     Means and standard deviations (of the population) are over samples, not distinct completions.
     """
@@ -42,8 +50,12 @@ def assign(scored: Sequence[ScoredGroup], training: TrainingSettings) -> tuple[L
     else:
         divisors = [group.reward_std + STD_EPSILON for group in scored]
     return tuple(
-        Lesson(group, gain(group) / divisor, _in_loss(group, training.mask_truncated_completions))
-        for group, divisor in zip(scored, divisors, strict=True)
+        Lesson(
+            group,
+            spread(group) if spreads else gain(group) / divisor,
+            _in_loss(group, training.mask_truncated_completions),
+        )
+        for group, divisor, spreads in zip(scored, divisors, spreading or [False] * len(scored), strict=True)
     )
 
 
@@ -60,6 +72,41 @@ def over_others(scored: ScoredGroup) -> NDArray[np.float64]:
     """
     n = scored.group.num_generations
     return over_mean(scored) * (n / (n - 1))
+
+
+def spread(scored: ScoredGroup) -> NDArray[np.float64]:
+    """[completions] advantages that lead away from what is no answer and from wrong answers that crowd out others.
+
+    With p the share of an answer among the samples (all completions that say the same) and u the same share among
+    the answers alone, no answer above `LARGEST_SHARE`: u / p - 1, and -1 for what is no answer. The mean over
+    samples is 0, and the gradient is that of the cross-entropy from u to the policy. What the crowding answers lose
+    the others gain in proportion, so that a right one, if it is among the reachable, turns up. Divided by the
+    standard deviation where that is above 1, as rewards are.
+    """
+    said = answers(scored)
+    counts = scored.group.counts
+    share = dict.fromkeys(said, 0.0)
+    for answer, count in zip(said, counts, strict=True):
+        share[answer] += count / scored.group.num_generations
+    target = _capped({answer: p for answer, p in share.items() if answer is not None})
+    advantages = np.array([-1.0 if answer is None else target[answer] / share[answer] - 1 for answer in said])
+    std = float(np.sqrt(np.average(advantages**2, weights=counts)))
+    return advantages / max(1.0, std)
+
+
+def _capped(shares: Mapping[str, float]) -> dict[str, float]:
+    """`shares` in proportion, adding up to 1, none above `LARGEST_SHARE`, or above 1 / len(shares) where they are too
+    few for that."""
+    cap = max(LARGEST_SHARE, 1 / len(shares))
+    crowding: set[str] = set()
+    while True:
+        rest = sum(p for answer, p in shares.items() if answer not in crowding)
+        left = 1 - cap * len(crowding)
+        capped = {a: cap if a in crowding else p / rest * left for a, p in shares.items()}
+        above = {answer for answer, p in capped.items() if p > cap + 1e-9}
+        if not above:
+            return capped
+        crowding |= above
 
 
 def _std(scored: Sequence[ScoredGroup]) -> float:

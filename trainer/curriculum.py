@@ -17,10 +17,12 @@ class Visit(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a visit: `signal.classify` and `signal.teaches` of the prompt's group."""
+    """What came of a visit: `classify`, `teaches`, `spreads` and `narrow` (all of trainer/signal.py) of its group."""
 
     kind: Kind
     teaches: bool
+    spreads: bool
+    narrow: bool
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Curriculum:
     step: steps recorded so far.
     visited: prompt id -> step of its last visit, for the prompts ever visited.
     solved: ids of the prompts whose last group was solved.
+    rescue_visits: visits without a lesson from rewards that a rescue has, until it counts as tried.
+    tries: prompt id -> such visits since any group of the run last taught; without a rescue (a hotter temperature
+        next time, or a group to spread) one visit counts as all.
     """
 
     prompt_ids: tuple[str, ...]
@@ -45,6 +50,14 @@ class Curriculum:
     step: int = 0
     visited: Mapping[str, int] = field(default_factory=dict)
     solved: frozenset[str] = frozenset()
+    rescue_visits: int = 1
+    tries: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there are unsolved prompts and nothing is left to try for any of them."""
+        unsolved = [prompt_id for prompt_id in self.prompt_ids if prompt_id not in self.solved]
+        return bool(unsolved) and all(self.tries.get(prompt_id, 0) >= self.rescue_visits for prompt_id in unsolved)
 
     def take(self, n: int) -> tuple[Visit, ...]:
         """`n` different prompts: unsolved ones first, then solved ones; where one kind runs short the other
@@ -64,8 +77,12 @@ class Curriculum:
     def record(self, outcomes: Mapping[str, Outcome]) -> "Curriculum":
         """The curriculum after a step that visited the prompts in `outcomes`."""
         ladder = self.ladder
+        tries = {} if any(outcome.teaches for outcome in outcomes.values()) else dict(self.tries)
         for prompt_id, outcome in outcomes.items():
-            ladder = ladder.after(prompt_id, outcome.kind, outcome.teaches)
+            ladder = ladder.after(prompt_id, outcome.kind, outcome.teaches, outcome.narrow)
+            rescued = outcome.spreads or ladder.temperature(prompt_id) > ladder.base_temperature
+            if not outcome.teaches:
+                tries[prompt_id] = tries.get(prompt_id, 0) + (1 if rescued else self.rescue_visits)
         solved = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.kind == "solved"}
         return replace(
             self,
@@ -73,6 +90,7 @@ class Curriculum:
             step=self.step + 1,
             visited={**self.visited, **dict.fromkeys(outcomes, self.step)},
             solved=(self.solved - outcomes.keys()) | solved,
+            tries=tries,
         )
 
     def _longest_waiting_first(self) -> list[str]:

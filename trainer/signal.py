@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from configs.schema import WithoutBest
 from trainer.scored import ScoredGroup
 
 Kind = Literal["learning", "solved", "collapsed", "floor"]
@@ -16,30 +17,76 @@ SAME_REWARD = 1e-6
 COLLAPSED_SHARE = 0.9
 """A group whose most frequent text holds at least this share of the samples has (nearly) one text."""
 
+CROWDED_SHARE = 0.5
+"""Of the samples, from which on a wrong answer keeps others from turning up."""
+
+NO_ANSWER_SHARE = 0.25
+"""Of the samples, from which on a group without a right answer is led to answer at all."""
+
+NEW_SHARE = 0.05
+"""Of the samples that must be answers seen once, for the same temperature to bring new ones."""
+
 
 def classify(scored: ScoredGroup, best_reward: float) -> Kind:
     """What the group can teach (docs/design.md, "Signal").
 
-    learning: rewards differ. solved: one reward, the task's best. collapsed: one reward below the best and
+    learning: rewards differ. solved: one reward, and right. collapsed: one reward below the best and
     (nearly) one text. floor: one reward below the best and many texts.
     """
     rewards = scored.rewards
     if rewards.max() - rewards.min() > SAME_REWARD:
         return "learning"
-    if _holds_best(scored, best_reward):
+    if holds_best(scored, best_reward):
         return "solved"
     return "collapsed" if _dominant_share(scored) >= COLLAPSED_SHARE else "floor"
 
 
-def teaches(scored: ScoredGroup, kind: Kind, best_reward: float, base_temperature: float) -> bool:
-    """Whether the group is trained on.
+def teaches(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest, base_temperature: float) -> bool:
+    """Whether the group is trained on by its rewards.
 
-    A learning group teaches, with one exception: a rescue (sampled above `base_temperature`) without any best
-    answer. There GRPO would push towards the least wrong completion, which is the very text the prompt had
-    collapsed onto.
+    A learning group is, unless it holds no best answer: GRPO would push towards its least wrong one. mode: train
+    makes that exception only for rescues (sampled above `base_temperature`), where the least wrong completion is
+    the very text that the prompt had collapsed onto.
     """
+    if kind != "learning":
+        return False
     rescue = scored.group.temperature > base_temperature
-    return kind == "learning" and (not rescue or _holds_best(scored, best_reward))
+    return holds_best(scored, best_reward) or (mode == "train" and not rescue)
+
+
+def spreads(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest) -> bool:
+    """Whether the group is trained on to spread the policy over its answers (`advantages.spread`): none is right,
+    there are at least two, and one of them crowds out the others, or too many completions are no answer. Otherwise
+    the next samples may hold a right one as things are."""
+    if mode != "spread" or kind == "collapsed" or holds_best(scored, best_reward):
+        return False
+    samples = _samples_of_answer(scored)
+    n = scored.group.num_generations
+    crowded = max(samples.values(), default=0) >= CROWDED_SHARE * n
+    return len(samples) > 1 and (crowded or n - samples.total() >= NO_ANSWER_SHARE * n)
+
+
+def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:
+    """Whether the same samples would come again and again, and the right answer is not among them: the group
+    collapsed, or its answers are few.
+
+    The chance that a further sample is an answer not seen yet is about the share of the answers seen once (Good 1953,
+    Biometrika 40, after Turing).
+    """
+    if kind in ("solved", "collapsed") or holds_best(scored, best_reward):
+        return kind == "collapsed"
+    samples = _samples_of_answer(scored)
+    once = sum(count == 1 for count in samples.values())
+    return bool(samples) and once < NEW_SHARE * scored.group.num_generations
+
+
+def answers(scored: ScoredGroup) -> tuple[str | None, ...]:
+    """What each completion answers: its letters and digits, so that "No" and "no." are one answer; None where it
+    is no answer."""
+    return tuple(
+        "".join(filter(str.isalnum, completion.text.casefold())) if verdict.reason in ("correct", "wrong") else None
+        for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -48,15 +95,15 @@ class Ladder:
 
     A rung multiplies by `factor`, and the top rung is exactly `max_temperature`. After a visit:
 
-    | group                            | next visit                                           |
-    |----------------------------------|------------------------------------------------------|
-    | collapsed                        | one rung up; the top rung stays                      |
-    | learning, teaches                | one rung down; base stays                            |
-    | learning, does not teach         | one rung up; from the top back to base, and up again |
-    | solved, or floor (texts differ)  | base                                                 |
+    | group                                   | next visit                                      |
+    |-----------------------------------------|-------------------------------------------------|
+    | teaches                                 | one rung down; base stays                       |
+    | narrow (collapsed, or few wrong answers)| one rung up; the top rung stays                 |
+    | learning, above base                    | one rung up; from the top back to base          |
+    | any other                               | base                                            |
 
-    So a rescue that brings a right answer is followed by another at the next lower rung, not by a fall back
-    into the collapse; and one that brings none sweeps the rungs, because too hot finds nothing but noise.
+    So a rescue that brings a lesson is followed by another at the next lower rung, not by a fall back into the
+    collapse; and one that brings none sweeps the rungs, because too hot finds nothing but noise.
 
     rungs: prompt id -> rung, for the prompts above base only.
     """
@@ -83,23 +130,26 @@ class Ladder:
         """What the prompt is sampled at on its next visit."""
         return min(self.base_temperature * self.factor ** self.rungs.get(prompt_id, 0), self.max_temperature)
 
-    def after(self, prompt_id: str, kind: Kind, teaches: bool) -> "Ladder":
+    def after(self, prompt_id: str, kind: Kind, teaches: bool, narrow: bool) -> "Ladder":
         """The ladder after a visit to the prompt, by the table above."""
         rung = self.rungs.get(prompt_id, 0)
-        if kind == "collapsed":
-            rung = min(rung + 1, self.top)
-        elif kind == "learning" and teaches:
+        if teaches:
             rung = max(rung - 1, 0)
-        elif kind == "learning":
-            rung = rung + 1 if rung < self.top else 0
+        elif narrow:
+            rung = min(rung + 1, self.top)
+        elif kind == "learning" and 0 < rung < self.top:
+            rung += 1
         else:
             rung = 0
         rungs = {key: value for key, value in self.rungs.items() if key != prompt_id}
         return replace(self, rungs=rungs | {prompt_id: rung} if rung else rungs)
 
 
-def _holds_best(scored: ScoredGroup, best_reward: float) -> bool:
-    return bool(scored.rewards.max() >= best_reward - SAME_REWARD)
+def holds_best(scored: ScoredGroup, best_reward: float) -> bool:
+    """Whether a right answer is among the completions; one that was punished for its length counts."""
+    return any(
+        verdict.reason == "correct" or verdict.reward >= best_reward - SAME_REWARD for verdict in scored.verdicts
+    )
 
 
 def _dominant_share(scored: ScoredGroup) -> float:
@@ -108,3 +158,12 @@ def _dominant_share(scored: ScoredGroup) -> float:
     for completion in scored.group.completions:
         samples_of_text[completion.text] += completion.count
     return max(samples_of_text.values()) / scored.group.num_generations
+
+
+def _samples_of_answer(scored: ScoredGroup) -> Counter[str]:
+    """How many samples say what, of those that are answers."""
+    samples: Counter[str] = Counter()
+    for answer, completion in zip(answers(scored), scored.group.completions, strict=True):
+        if answer is not None:
+            samples[answer] += completion.count
+    return samples

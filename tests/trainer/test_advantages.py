@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from configs.schema import TrainingSettings
-from trainer.advantages import EXAMPLE_LESSON, Lesson, assign
+from rewards.prompts import Verdict
+from trainer.advantages import EXAMPLE_LESSON, Lesson, _capped, assign, spread
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 
 COUNTS = EXAMPLE_SCORED_GROUP.group.counts
@@ -75,3 +76,46 @@ def test_truncated_completions_count_in_the_mean_and_not_in_the_loss() -> None:
     np.testing.assert_allclose(lesson.advantages, EXAMPLE_LESSON.advantages, rtol=1e-5)
     (lesson,) = lessons(replace(EXAMPLE_SCORED_GROUP, group=cut))
     assert lesson.in_loss.tolist() == [True, True]
+
+
+def test_no_answer_keeps_more_than_its_share() -> None:
+    shares = {"a": 0.6, "b": 0.11} | {str(index): 0.01 for index in range(29)}
+    capped = _capped(shares)
+    # a and b down to 0.1 each; the 29 others share the remaining 0.8.
+    assert capped == pytest.approx({"a": 0.1, "b": 0.1} | {str(index): 0.8 / 29 for index in range(29)})
+    assert _capped({"a": 0.6, "b": 0.2}) == pytest.approx({"a": 0.5, "b": 0.5})
+    flat = {str(index): 0.05 for index in range(10)}  # the other half of the samples is no answer
+    assert _capped(flat) == pytest.approx(dict.fromkeys(flat, 0.1))
+
+
+def test_spreading_leads_away_from_crowding_answers_and_from_none() -> None:
+    # Of 8 samples, 4 say 11 (in two ways), 2 say 12, 2 say nothing: an even half for each of the two answers.
+    texts = [("11", 3, "wrong"), ("11.", 1, "wrong"), ("12", 2, "wrong"), ("Hm", 2, "malformed")]
+    completions = tuple(
+        replace(EXAMPLE_SCORED_GROUP.group.completions[0], text=text, count=count) for text, count, _ in texts
+    )
+    group = replace(
+        EXAMPLE_SCORED_GROUP,
+        group=replace(EXAMPLE_SCORED_GROUP.group, completions=completions),
+        verdicts=tuple(Verdict(-0.5, reason) for *_, reason in texts),
+    )
+    # 0.5 / 0.5 - 1 = 0; 0.5 / 0.25 - 1 = 1; -1. std sqrt((2 + 2) / 8) < 1 divides nothing.
+    np.testing.assert_allclose(spread(group), [0, 0, 1, -1])
+    (lesson,) = assign([group], TrainingSettings(), [True])
+    np.testing.assert_allclose(lesson.advantages, [0, 0, 1, -1])
+
+
+def test_spreading_from_a_sharp_group_is_scaled_as_rewards_are() -> None:
+    completions = tuple(
+        replace(EXAMPLE_SCORED_GROUP.group.completions[0], text=text, count=count)
+        for text, count in (("11", 127), ("12", 1))
+    )
+    group = replace(
+        EXAMPLE_SCORED_GROUP,
+        group=replace(EXAMPLE_SCORED_GROUP.group, completions=completions),
+        verdicts=(Verdict(-0.5, "wrong"),) * 2,
+    )
+    advantages = spread(group)
+    assert np.average(advantages, weights=group.group.counts) == pytest.approx(0)
+    assert np.average(advantages**2, weights=group.group.counts) == pytest.approx(1)
+    assert advantages[0] < 0 < advantages[1]

@@ -5,7 +5,8 @@ from trainer.signal import Ladder
 
 LADDER = Ladder(base_temperature=1.0, factor=1.5, max_temperature=2.0)
 IDS = tuple("abcdefgh")
-SOLVED, LEARNING, COLLAPSED = Outcome("solved", False), Outcome("learning", True), Outcome("collapsed", False)
+SOLVED, LEARNING = Outcome("solved", False, False, False), Outcome("learning", True, False, False)
+COLLAPSED = Outcome("collapsed", False, False, True)
 
 
 def curriculum(replay_share: float = 0.25, seed: int = 0) -> Curriculum:
@@ -72,3 +73,35 @@ def test_temperatures_come_from_the_ladder() -> None:
 def test_more_prompts_than_there_are() -> None:
     with pytest.raises(ValueError, match="9 different prompts from a data set of 8"):
         curriculum().take(9)
+
+
+FLOOR, SPREADING = Outcome("floor", False, False, False), Outcome("learning", False, True, False)
+
+
+def visited(now: Curriculum, outcome: Outcome, times: int) -> Curriculum:
+    for _ in range(times):
+        now = now.record(dict.fromkeys(IDS, outcome))
+    return now
+
+
+@pytest.mark.parametrize(
+    ("outcome", "visits"), [(COLLAPSED, 3), (SPREADING, 3), (FLOOR, 1)], ids=["collapsed", "spreading", "floor"]
+)
+def test_exhausted_when_every_rescue_was_tried(outcome: Outcome, visits: int) -> None:
+    start = Curriculum(IDS, 0, LADDER, rescue_visits=3)
+    assert not visited(start, outcome, visits - 1).exhausted
+    tried = visited(start, outcome, visits)
+    assert tried.exhausted
+    assert not tried.record({"a": LEARNING}).exhausted  # a lesson of one prompt changes what others answer
+    assert tried.record({"a": SOLVED}).exhausted
+    assert not visited(tried, SOLVED, 1).exhausted  # nothing is left to learn
+
+
+def test_not_exhausted_before_every_unsolved_prompt_was_visited() -> None:
+    assert not curriculum().record(dict.fromkeys("abcdefg", FLOOR)).exhausted
+    assert curriculum().record(dict.fromkeys("abcdefg", FLOOR) | {"h": SOLVED}).exhausted
+
+
+def test_without_a_rescue_one_visit_is_all() -> None:
+    cold = Ladder(base_temperature=1.0, factor=1.5, max_temperature=1.0)
+    assert visited(Curriculum(IDS, 0, cold, rescue_visits=3), COLLAPSED, 1).exhausted
