@@ -11,7 +11,7 @@ BUCKET_BYTES = 1 << 27
 """So that a model comes in several, and one is loaded while the next is made."""
 
 Data = tuple[NDArray[np.uint8], ...]
-"""The bytes of each weight of a bucket. Ray writes them into shared memory in one go."""
+"""The bytes of each weight of a bucket."""
 
 Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Name, dtype (torch's name) and shape of each weight of a bucket, in the same order."""

@@ -23,13 +23,15 @@ class EngineError(RuntimeError):
 class SampleRequest:
     """`num_generations` completions of a prompt at a temperature (0 is greedy).
 
-    seed: 64 bits; the same seed, weights and prompt give the same group.
+    seed: 64 bits; the same seed, weights and prompt give the same group. min_p: instead of `sampling.min_p` where that
+    is lower.
     """
 
     prompt: Prompt
     num_generations: int
     temperature: float
     seed: int
+    min_p: float = 0.0
 
 
 def seed_of(*parts: object) -> int:
@@ -157,10 +159,18 @@ class Engine:
         completions: list[list[Completion]] = [[] for _ in requests]
         for leaf in forking.sample(
             self._llm.llm_engine,
-            [forking.Root(r.prompt.token_ids, r.num_generations, r.temperature, r.seed) for r in requests],
+            [
+                forking.Root(
+                    r.prompt.token_ids,
+                    r.num_generations,
+                    r.temperature,
+                    r.seed,
+                    forking.Truncation(sampling.top_p, sampling.top_k, max(sampling.min_p, r.min_p)),
+                )
+                for r in requests
+            ],
             max_tokens=sampling.max_completion_length,
             end_token_ids=self._end_token_ids,
-            truncation=forking.Truncation(sampling.top_p, sampling.top_k, sampling.min_p),
             stops=self._stops if sampling.stop else lambda _: False,
         ):
             completions[leaf.index].append(
@@ -182,7 +192,7 @@ class Engine:
                 seed=r.seed if seeded else None,
                 top_p=sampling.top_p if r.temperature else 1.0,
                 top_k=sampling.top_k if r.temperature else 0,
-                min_p=sampling.min_p if r.temperature else 0.0,
+                min_p=max(sampling.min_p, r.min_p) if r.temperature else 0.0,
                 stop=list(sampling.stop),
                 max_tokens=sampling.max_completion_length,
                 logprobs=0,

@@ -201,12 +201,15 @@ class ForkProcessor(LogitsProcessor):
         return None if ticket is None else (ticket, len(prompt_token_ids or ()), output_token_ids)
 
     def apply(self, logits: Tensor) -> Tensor:
-        rows = list(self._rows)
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            self._draw(logits, rows[start : start + ROWS_AT_ONCE])
+        alike: dict[Truncation, list[int]] = {}
+        for row, (ticket, *_) in self._rows.items():
+            alike.setdefault(_branch(ticket).truncation, []).append(row)
+        for truncation, rows in alike.items():
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                self._draw(logits, rows[start : start + ROWS_AT_ONCE], truncation)
         return logits
 
-    def _draw(self, logits: Tensor, rows: Sequence[int]) -> None:
+    def _draw(self, logits: Tensor, rows: Sequence[int], truncation: Truncation) -> None:
         requests = [self._rows[row] for row in rows]
         branches = [_branch(ticket) for ticket, _, _ in requests]
         generated = [len(output_token_ids) for _, _, output_token_ids in requests]
@@ -214,7 +217,7 @@ class ForkProcessor(LogitsProcessor):
         draws = draw(
             logits[index],
             [branch.temperature for branch in branches],
-            branches[0].truncation,  # one `sample`, one truncation
+            truncation,
             [branch.uniforms(since) for branch, since in zip(branches, generated, strict=True)],
         )
         going_on = [
@@ -241,6 +244,7 @@ class Root:
     count: int
     temperature: float
     seed: int
+    truncation: Truncation
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,6 @@ def sample(
     *,
     max_tokens: int,
     end_token_ids: frozenset[int],
-    truncation: Truncation,
     stops: Callable[[Sequence[int]], bool],
 ) -> list[Leaf]:
     """All leaves of all roots, in no particular order; the counts of a root's leaves sum to its count.
@@ -308,7 +311,7 @@ def sample(
 
     try:
         for index, root in enumerate(roots):
-            request(Branch(index, root.temperature, root.seed, truncation, root.count, [], [], None))
+            request(Branch(index, root.temperature, root.seed, root.truncation, root.count, [], [], None))
         while branches:
             for output in engine.step():
                 assert isinstance(output, RequestOutput)

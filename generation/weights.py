@@ -23,6 +23,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from generation.buckets import Data, Layout, unpack
 from generation.checksum import MODULUS, term
+from generation.reloading import InPlace, in_place
 
 
 class _Watched:
@@ -81,23 +82,37 @@ class SharedMemoryUpdateInfo(WeightTransferUpdateInfo):
 
 
 class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemoryUpdateInfo]):
-    """Loads weights from buckets that trainer and engine both have mapped (Ray's object store)."""
+    """Loads weights from buckets that trainer and engine both have mapped. A bucket is read during `receive_weights`
+    only: its memory may be used again after that."""
 
     init_info_cls = SharedMemoryInitInfo
     update_info_cls = SharedMemoryUpdateInfo
+
+    _in_place: InPlace | None = None
+    _layerwise = False
 
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
         pass
 
     def start_weight_update(self) -> None:
-        # vLLM re-packs weights for the CPU after loading; this brings the loadable form back.
-        initialize_layerwise_reload(self.model)
+        if self._in_place is None and not self._layerwise:
+            self._in_place = in_place(self.model)
+            self._layerwise = self._in_place is None
+        if self._in_place:
+            self._in_place.start()
+        else:
+            initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
         model: Any = self.model
-        model.load_weights(unpack(update_info.data, update_info.layout))
+        weights = unpack(update_info.data, update_info.layout)
+        # Layerwise reload keeps what it is given until a layer is complete, which may be in a later bucket.
+        model.load_weights(weights if self._in_place else ((name, weight.clone()) for name, weight in weights))
 
     def finish_weight_update(self) -> None:
+        if self._in_place:
+            self._in_place.finish(self.model_config)
+            return
         finalize_layerwise_reload(self.model, self.model_config)
         # A head tied to the embeddings is not named in a checkpoint, so vLLM's reload passes it by; but on CPU it
         # multiplies by a packed copy of the weights, which is still the old one.

@@ -1,13 +1,16 @@
 """The processes: Ray actors around an engine and around a rank."""
 
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 
+from generation.buckets import BUCKET_BYTES, Layout
 from generation.engine import Engine, EngineSpec, SampleRequest
 from generation.groups import Group
+from launch.segment import Address, Bytes, Segment, attach, parts, room
 from launch.waiting import wait
 from trainer.forest import Forest
 from trainer.publish import Sender, sender
@@ -19,6 +22,7 @@ class EngineProcess:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._engine = Engine(spec)
+        self._segments: dict[int, Bytes] = {}
 
     def ready(self) -> None:
         """Returns when the model is loaded."""
@@ -34,6 +38,18 @@ class EngineProcess:
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         self._engine.update_weights(update_info)
+
+    def attach(self, index: int, address: Address) -> bool:
+        """Whether this process can read the sending rank's segment, number `index` from now on."""
+        segment = attach(address)
+        if segment is not None:
+            self._segments[index] = segment
+        return segment is not None
+
+    def update_weights_from(self, index: int, sizes: Sequence[int], layout: Layout) -> None:
+        """`update_weights` with the bucket in segment `index`. sizes: bytes of each weight."""
+        data = tuple(parts(self._segments[index], sizes))
+        self._engine.update_weights({"data": data, "layout": layout})
 
     def finish_weight_update(self, weight_version: str) -> None:
         self._engine.finish_weight_update(weight_version)
@@ -67,8 +83,7 @@ class EngineClient:
         self._wait(self._all("start_weight_update"))
 
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Puts the bucket into Ray's object store once; engines on the same machine map it. Returns while they load
-        it, so that the next one is made meanwhile."""
+        """Returns while the engines load, so that the next call is made ready meanwhile."""
         bucket = ray.put(update_info)
         self._wait(self._loading)
         self._loading = self._all("update_weights", bucket)
@@ -80,9 +95,50 @@ class EngineClient:
     def _all(self, method: str, *arguments: Any) -> dict[str, Any]:
         return {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
 
-    def _wait(self, calls: Mapping[str, Any]) -> None:
+    def _wait(self, calls: Mapping[str, Any]) -> dict[str, Any]:
         phase = f"publishing policy version {self.policy_version}"
-        wait(calls, phase, self._timeout, "cluster.publish_timeout")
+        return wait(calls, phase, self._timeout, "cluster.publish_timeout")
+
+
+class BucketClient(EngineClient):
+    """All engines at once, where weights come in buckets: in shared memory to the engines of this machine, in Ray's
+    object store, which would be new memory every time, to the others.
+
+    Two segments take turns: one bucket is written while the engines load the one before.
+    """
+
+    def __init__(self, engines: Mapping[str, Any], workers_per_engine: int, timeout: float) -> None:
+        super().__init__(engines, workers_per_engine, timeout)
+        self._segments: dict[int, Segment] = {}
+        self._near: frozenset[str] = frozenset()
+        self._turn = 0
+
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Returns while the engines load the bucket."""
+        assert isinstance(update_info, dict)
+        data, layout = update_info["data"], update_info["layout"]
+        sizes = [array.nbytes for array in data]
+        self._turn = 1 - self._turn
+        self._make_room(room(sizes))
+        if self._near:
+            self._segments[self._turn].write(data)
+        bucket = ray.put(update_info) if len(self._near) < len(self._engines) else None
+        self._wait(self._loading)
+        self._loading = {
+            name: engine.update_weights_from.remote(self._turn, sizes, layout)
+            if name in self._near
+            else engine.update_weights.remote(bucket)
+            for name, engine in self._engines.items()
+        }
+
+    def _make_room(self, size: int) -> None:
+        """A segment for this turn that is large enough. What an engine loads meanwhile is in the other one."""
+        segment = self._segments.get(self._turn)
+        if not hasattr(os, "memfd_create") or (segment and segment.address.size >= size):
+            return
+        self._segments[self._turn] = Segment(max(size, BUCKET_BYTES))
+        attached = self._wait(self._all("attach", self._turn, self._segments[self._turn].address))
+        self._near = frozenset(name for name, near in attached.items() if near)
 
 
 class RankProcess:
@@ -109,7 +165,8 @@ class RankProcess:
     ) -> None:
         """Loads the model and meets the other ranks; `port` is for weight transfer."""
         self._rank = self.rank_type(spec)
-        self._client = EngineClient(engines, workers_per_engine, timeout)
+        client = BucketClient if backend == "shared_memory" else EngineClient
+        self._client = client(engines, workers_per_engine, timeout)
         self._sender: Sender = sender(
             backend,
             self._rank,

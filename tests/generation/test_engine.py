@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from configs.schema import EngineSettings, SamplingSettings
-from generation import forking, handover
+from generation import forking, handover, reloading, weights
 from generation.buckets import pack
 from generation.checksum import checksum
 from generation.engine import Engine, EngineError, EngineSpec, SampleRequest, seed_of
@@ -71,11 +71,14 @@ class Pair:
         return engine.sample(requests)
 
     def publish(self, model: LlamaForCausalLM, version: int, bucket_bytes: int = 50_000) -> None:
-        """All of `model`'s weights, as the trainer sends them."""
+        """All of `model`'s weights, as the trainer sends them: in memory that then holds the next bucket."""
         weights = list(model.named_parameters())
         self.engine.start_weight_update()
         for data, layout in pack(weights, bucket_bytes):
-            self.engine.update_weights({"data": data, "layout": layout})
+            bucket = tuple(array.copy() for array in data)
+            self.engine.update_weights({"data": bucket, "layout": layout})
+            for array in bucket:
+                array.fill(0xFF)  # not a number, in every format
         self.engine.finish_weight_update(str(version))
         self.engine.confirm(version, checksum(weights))
 
@@ -454,7 +457,7 @@ def test_publishing_makes_the_engine_agree_with_the_trainer(restored: Pair, buck
     prompts = [random_prompt(length) for length in (5, 40)]
     latest = restored.reference
     first = restored.engine.policy_version + 1
-    for version in (first, first + 1):
+    for version in (first, first + 1, first + 2):
         before = latest
         latest = perturbed(before, version)
         restored.sample(*map(ask, prompts))  # cached prefixes of the weights before
@@ -463,6 +466,37 @@ def test_publishing_makes_the_engine_agree_with_the_trainer(restored: Pair, buck
             assert group.policy_version == version
             assert gap(latest, group) < 1e-4
             assert gap(before, group) > 0.1
+
+
+def transfer(pair: Pair) -> Any:
+    """The weight-transfer engine."""
+    return pair.engine._llm.llm_engine.model_executor.driver_worker.worker.weight_transfer_engine
+
+
+def test_weights_are_loaded_in_place(restored: Pair) -> None:
+    restored.publish(restored.reference, 1)
+    assert transfer(restored)._in_place
+
+
+def test_a_model_of_which_more_was_changed_is_loaded_layer_by_layer(
+    restored: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = transfer(restored)
+    latest = restored.reference
+    with monkeypatch.context() as patch:
+        patch.setattr(receiver, "_in_place", None)
+        norm = receiver.model.model.norm
+        norm.register_buffer("of_some_kernel", torch.zeros(3))
+        assert reloading.in_place(receiver.model) is None
+        del norm.of_some_kernel
+        patch.setattr(weights, "in_place", lambda _: None)
+        for version in (1, 2):
+            before, latest = latest, perturbed(latest, version)
+            restored.publish(latest, version)
+            (group,) = restored.sample(ask())
+            assert gap(latest, group) < 1e-4
+            assert gap(before, group) > 0.1
+    receiver._layerwise = False
 
 
 @pytest.mark.parametrize(
