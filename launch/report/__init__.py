@@ -1,0 +1,1 @@
+"""`cohort report`: run folders to one HTML page."""

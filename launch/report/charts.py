@@ -1,0 +1,317 @@
+"""The charts of a report, drawn by plotly."""
+
+import html
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
+
+from launch.report.read import RunRecord
+from trainer.signal import Kind
+
+RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's colours, told apart with any kind of colour vision."""
+
+RUN_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+KIND_COLOURS: dict[Kind, str] = {
+    "learning": "#0072b2",
+    "solved": "#7cc6a4",
+    "collapsed": "#f0a202",
+    "floor": "#8c2f39",
+}
+
+PHASE_COLOURS = {
+    "sample": "#4477aa",
+    "score": "#ccbb44",
+    "update": "#aa3377",
+    "publish": "#66ccee",
+}
+
+FEW_STEPS = 40
+"""Up to this many steps a line marks each of them."""
+
+FEW_TICKS = 5
+"""Up to this height whole numbers are labelled one by one."""
+
+HEIGHT = 320
+"""Pixels of a chart with one or two panels."""
+
+TEXT, FAINT, GRID, VEIL = "#1f2328", "#6b7280", "#e6e8eb", "rgba(255,255,255,0.7)"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """title, note: plain text; what it shows and how to read it. figure: plotly's."""
+
+    title: str
+    note: str
+    figure: Any
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Part of a chart, one line per run. values: of a run, [steps]. format: d3's, "d" for whole numbers.
+    levels: height -> name of fixed lines across."""
+
+    title: str
+    values: Callable[[RunRecord], NDArray[np.float64]]
+    format: str = ".3f"
+    log: bool = False
+    from_zero: bool = True
+    steps: bool = False
+    levels: dict[float, str] | None = None
+
+
+def charts(runs: Sequence[RunRecord]) -> list[tuple[Chart, ...]]:
+    """All charts of runs that made steps, in rows: lines overlaid, stacked bars run by run."""
+    groups = max(float(np.nanmax(sum(_kinds(run).values()), initial=0)) for run in runs)
+    seconds = max(float(np.nanmax(run.metric("seconds_step"), initial=0)) for run in runs)
+    several = len(runs) > 1
+    reward = Chart(
+        "Reward",
+        "Mean over all samples of a step. It dips where hard prompts are sampled more often than solved ones.",
+        _lines(
+            runs,
+            Panel("mean reward", _named("reward_mean"), from_zero=False, levels=_reward_levels(runs)),
+            Panel("prompts solved", _named("prompts_solved"), "d", steps=True),
+        ),
+    )
+    kinds = tuple(
+        Chart(
+            _of("Kinds of groups", run, several),
+            "In learning groups rewards differ. Collapsed: one text, not the best. Floor: many texts, one reward.",
+            _bars(run, _kinds(run), KIND_COLOURS, "groups", "d", groups),
+        )
+        for run in runs
+    )
+    times = tuple(
+        Chart(
+            _of("Seconds by phase", run, several),
+            "Where a step's time goes; packing is part of the update.",
+            _bars(run, phases(run), PHASE_COLOURS, "seconds", ".2f", seconds),
+        )
+        for run in runs
+    )
+    distinct = Chart(
+        "Distinct completions",
+        "It falls as the policy grows sure. Near 0 with a low reward, it is sure of wrong answers.",
+        _lines(runs, Panel("share of the samples", distinct_share, ".2%")),
+    )
+    ladder = Chart(
+        "Temperature ladder",
+        "A collapsed prompt is sampled hotter, rung by rung, until its completions differ.",
+        _lines(
+            runs,
+            Panel("highest temperature", _named("temperature_max"), ".2f", steps=True),
+            Panel("prompts above the base temperature", prompts_above_base, "d", steps=True),
+        ),
+    )
+    gradient = Chart(
+        "Gradient",
+        "The norm before it is limited, on a logarithmic axis. Steps without an update are gaps.",
+        _lines(
+            runs,
+            Panel("gradient norm", _updated("grad_norm"), ".3g", log=True, levels=_clip_levels(runs)),
+            Panel("clip fraction of the probability ratios", _updated("clip_fraction"), ".2%"),
+            Panel("learning rate", _updated("learning_rate"), ".3g"),
+        ),
+    )
+    drift = Chart(
+        "Policy",
+        "How far it has moved, and whether engines and trainer hold the same one.",
+        _lines(
+            runs,
+            Panel("KL to the reference (0 where training.beta is 0)", _updated("kl"), ".3g"),
+            Panel("shift since a prompt's first visit, nats per completion", _named("policy_shift"), ".3g"),
+            Panel("log-probability gap, trainer against sampler", _updated("logprob_gap"), ".3g"),
+        ),
+    )
+    if several:
+        return [(reward,), kinds, times, (distinct, ladder), (gradient, drift)]
+    return [(reward,), (*kinds, distinct), (*times, ladder), (gradient, drift)]
+
+
+def plotly_js() -> str:
+    """The source of the library that draws the figures in a browser."""
+    source: str = get_plotlyjs()
+    return source
+
+
+def distinct_share(run: RunRecord) -> NDArray[np.float64]:
+    """[steps] distinct completions over samples."""
+    return run.metric("distinct_completions") / run.metric("completions")
+
+
+def prompts_above_base(run: RunRecord) -> NDArray[np.float64]:
+    """[steps] prompts sampled above the base temperature."""
+    hot = Counter(
+        visit.step for visits in run.visits.values() for visit in visits if visit.temperature > run.base_temperature
+    )
+    return np.array([float(hot[int(step)]) for step in run.metric("step")])
+
+
+def phases(run: RunRecord) -> dict[str, NDArray[np.float64]]:
+    """Phase -> [steps] seconds."""
+    return {phase: run.metric(f"seconds_{phase}") for phase in PHASE_COLOURS}
+
+
+def _kinds(run: RunRecord) -> dict[str, NDArray[np.float64]]:
+    return {kind: run.metric(f"groups_{kind}") for kind in get_args(Kind)}
+
+
+def _named(name: str) -> Callable[[RunRecord], NDArray[np.float64]]:
+    return lambda run: run.metric(name)
+
+
+def _updated(name: str) -> Callable[[RunRecord], NDArray[np.float64]]:
+    """The metric where there was an update: its zeros elsewhere mean nothing."""
+    return lambda run: np.where(run.metric("tree_tokens") == 0, np.nan, run.metric(name))
+
+
+def _reward_levels(runs: Iterable[RunRecord]) -> dict[float, str]:
+    levels: dict[float, str] = {}
+    for run in runs:
+        if run.config:
+            levels |= {run.config.run.target_reward: "target"} if run.config.run.target_reward is not None else {}
+            levels |= {run.config.task.best_reward: "best"}
+    return levels
+
+
+def _clip_levels(runs: Iterable[RunRecord]) -> dict[float, str]:
+    return {run.config.training.max_grad_norm: "clipped above" for run in runs if run.config}
+
+
+def _of(title: str, run: RunRecord, several: bool) -> str:
+    return f"{title}: {run.name}" if several else title
+
+
+def _lines(runs: Sequence[RunRecord], *panels: Panel) -> Any:
+    """One panel above the other, one line per run in each. A panel that no run has a value for is left out, unless
+    it is the only one."""
+    panels = tuple(panel for panel in panels if _known(panel, runs)) or panels[:1]
+    figure = make_subplots(
+        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.16 if len(panels) < 3 else 0.13
+    )
+    for row, panel in enumerate(panels, 1):
+        for number, run in enumerate(runs):
+            values = panel.values(run)
+            few = np.isfinite(values).sum() <= FEW_STEPS
+            figure.add_trace(
+                go.Scatter(
+                    x=run.metric("step").tolist(),
+                    y=_plain(values),
+                    name=html.escape(run.name),
+                    legendgroup=str(number),
+                    showlegend=row == 1 and len(runs) > 1,
+                    mode="lines+markers" if few else "lines",
+                    marker={"size": 4},
+                    line={
+                        "color": RUN_COLOURS[number % len(RUN_COLOURS)],
+                        "dash": RUN_DASHES[number % len(RUN_DASHES)],
+                        "width": 1.75,
+                        "shape": "hv" if panel.steps else "linear",
+                    },
+                    hovertemplate=f"%{{y:{panel.format}}}",
+                ),
+                row=row,
+                col=1,
+            )
+        _across(figure, row, panel, runs)
+    return _styled(figure, HEIGHT + 80 * max(len(panels) - 2, 0))
+
+
+def _known(panel: Panel, runs: Sequence[RunRecord]) -> bool:
+    return any(np.isfinite(panel.values(run)).any() for run in runs)
+
+
+def _across(figure: Any, row: int, panel: Panel, runs: Sequence[RunRecord]) -> None:
+    """The panel's axis, title and levels."""
+    values = np.concatenate([panel.values(run) for run in runs])
+    top, least = float(np.nanmax(values, initial=0)), float(np.nanmin(values, initial=np.inf, where=values > 0))
+    ticks: int | str | None = 1 if panel.format == "d" and top <= FEW_TICKS else None
+    if panel.log and top < 100 * least:
+        ticks = "D2"  # 2 and 5 between the powers of ten
+    figure.update_yaxes(
+        row=row,
+        col=1,
+        type="log" if panel.log else "linear",
+        rangemode="tozero" if panel.from_zero else "normal",
+        range=[0, max(top, 1) * 1.1] if panel.format == "d" else None,
+        dtick=ticks,
+        hoverformat=panel.format,
+        tickformat=".2~%" if panel.format.endswith("%") else "~e" if 0 < top < 1e-3 else "~g",
+    )
+    faint = {"showarrow": False, "xref": "paper", "font": {"size": 12, "color": FAINT}, "bgcolor": VEIL}
+    title_at = figure.get_subplot(row, 1).yaxis.domain[1]
+    figure.add_annotation(text=panel.title, x=0, xanchor="left", yref="paper", y=title_at, yanchor="bottom", **faint)
+    for height, name in (panel.levels or {}).items():
+        y = np.log10(height) if panel.log else height  # plotly places lines by value and texts by exponent
+        figure.add_hline(y=height, row=row, col=1, line={"color": FAINT, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            text=f"{name} {height:g}",
+            x=1,
+            xanchor="right",
+            yref=f"y{row}",
+            y=y,
+            yanchor="bottom" if panel.log else "top",
+            **faint,
+        )
+
+
+def _bars(
+    run: RunRecord,
+    parts: dict[str, NDArray[np.float64]],
+    colours: dict[Any, str],
+    unit: str,
+    number_format: str,
+    top: float,
+) -> Any:
+    """Stacked bars over steps. top: of the axis, the same for runs side by side."""
+    figure = go.Figure(
+        [
+            go.Bar(
+                x=run.metric("step").tolist(),
+                y=_plain(values),
+                name=part,
+                marker={"color": colours[part], "line": {"width": 0}},
+                hovertemplate=f"%{{y:{number_format}}}",
+            )
+            for part, values in parts.items()
+        ]
+    )
+    figure.update_layout(barmode="stack", bargap=0.1 if run.steps <= FEW_STEPS else 0, showlegend=True)
+    figure.update_yaxes(range=[0, top * 1.05 or 1], title={"text": unit, "font": {"size": 12, "color": FAINT}})
+    return _styled(figure, HEIGHT)
+
+
+def _styled(figure: Any, height: int) -> Any:
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 48, "r": 12, "t": 24, "b": 40},
+        font={"family": "system-ui, sans-serif", "size": 12, "color": TEXT},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#b4bac2", "activecolor": FAINT},
+        hovermode="x unified",
+        hoverlabel={"bgcolor": "white", "bordercolor": GRID},
+        legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "traceorder": "normal"},
+    )
+    figure.update_xaxes(showgrid=False, zeroline=False, linecolor=GRID, ticks="outside", tickcolor=GRID)
+    last = max(max(trace.x, default=1) for trace in figure.data)
+    figure.update_xaxes(range=[0.4, last + 0.6], dtick=1 if last <= FEW_TICKS else None, tickformat="d")
+    figure.update_xaxes(hoverformat="d", unifiedhovertitle={"text": "step %{x}"})
+    figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, nticks=6 if height == HEIGHT else 4)
+    return figure
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    """JSON has no nan; plotly leaves a gap at null."""
+    return [float(value) if np.isfinite(value) else None for value in values]

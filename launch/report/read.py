@@ -1,0 +1,322 @@
+"""A run's folder, read back: what `launch.run_folder` wrote, of a run that goes on or was killed too."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import ConfigError
+from configs.loading import load
+from configs.schema import Config
+from trainer.signal import Kind
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One of a group's most frequent completions. count: samples. reason: of its verdict."""
+
+    text: str
+    count: int
+    reward: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A prompt in one step. reward: mean over the group. distinct: completions different from one another.
+
+    completions: the most frequent ones, most frequent first.
+    """
+
+    step: int
+    kind: Kind
+    reward: float
+    temperature: float
+    distinct: int
+    completions: tuple[Sampled, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation. reward_sampled, accuracy_greedy: means over prompts."""
+
+    reward_sampled: float
+    accuracy_greedy: float
+    prompts_solved: int
+    prompts: int
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the run ended. reached: None when no target was set. cause, advice: None for a run that ended well.
+
+    alarms: one line each.
+    """
+
+    reached: bool | None
+    verdict: str
+    cause: str | None
+    advice: str | None
+    steps: int
+    seconds: float
+    before: Scores
+    after: Scores
+    alarms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, as far as it got.
+
+    config: None when its config.yaml cannot be read; `notes` says so.
+    metrics: by name as in `StepMetrics`, [steps]; nan where metrics.jsonl has null or lacks the name.
+    visits: prompt id -> its visits in order.
+    questions: prompt id -> the last user message, for the prompts that summary.json has.
+    ending: None while there is no summary.json.
+    notes: what could not be read.
+    """
+
+    name: str
+    config: Config | None
+    metrics: Mapping[str, NDArray[np.float64]]
+    visits: Mapping[str, tuple[Visit, ...]]
+    questions: Mapping[str, str]
+    ending: Ending | None
+    notes: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Steps in metrics.jsonl."""
+        return len(self.metric("step"))
+
+    @property
+    def base_temperature(self) -> float:
+        """What prompts are sampled at that no ladder has raised: as configured, or else the lowest there was."""
+        if self.config:
+            return self.config.sampling.temperature
+        return min((visit.temperature for visits in self.visits.values() for visit in visits), default=float("nan"))
+
+    def metric(self, name: str) -> NDArray[np.float64]:
+        """[steps], all nan for a name that the run does not have."""
+        length = len(self.metrics.get("step", ()))
+        return self.metrics.get(name, np.full(length, np.nan))
+
+
+EXAMPLE_RUN = RunRecord(
+    name="comparison",
+    config=None,
+    metrics={"step": np.array([1.0, 2.0]), "reward_mean": np.array([-0.5, 1.0]), "loss": np.array([np.nan, 0.1])},
+    visits={
+        "comparison-7-3": (
+            Visit(1, "collapsed", -0.5, 1.0, 1, (Sampled("No", 128, -0.5, "wrong"),)),
+            Visit(
+                2, "learning", 0.25, 1.4, 2, (Sampled("Yes", 64, 1.0, "correct"), Sampled("No", 64, -0.5, "wrong"))
+            ),
+        )
+    },
+    questions={"comparison-7-3": "Is 7 greater than 3? Answer Yes or No."},
+    ending=None,
+    notes=("config.yaml: there is no such configuration file.",),
+)
+
+
+def read_run(path: Path, name: str) -> RunRecord:
+    """The run in the folder `path`, to be called `name`. Raises ConfigError: no run, or a line that is broken."""
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise ConfigError(f"{path} {what}; it must be the folder of a run, for example runs/comparison.")
+    metrics_file, summary_file = path / "metrics.jsonl", path / "summary.json"
+    if not metrics_file.exists() and not summary_file.exists():
+        raise ConfigError(
+            f"{path} holds no metrics.jsonl, so it is not the folder of a run, or the first step is not done yet. "
+            f"Name a run's folder, for example runs/comparison, or wait for the step."
+        )
+    notes: list[str] = []
+    metrics = _columns(list(_rows(metrics_file, notes)))
+    visits: dict[str, list[Visit]] = {}
+    for where, row in _rows(path / "groups.jsonl", notes):
+        visits.setdefault(_text(where, row, "prompt_id"), []).append(_visit(where, row))
+    summary = _summary(summary_file)
+    return RunRecord(
+        name=name,
+        config=_config(path / "config.yaml", notes),
+        metrics=metrics,
+        visits={prompt_id: tuple(of_prompt) for prompt_id, of_prompt in visits.items()},
+        questions=_questions(summary_file, summary),
+        ending=_ending(summary_file, summary),
+        notes=tuple(notes),
+    )
+
+
+KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
+
+Row = Mapping[str, Any]
+Value = TypeVar("Value")
+
+
+def _rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Row]]:
+    """Every line of the file with its place. A last line that is being written is noted and left out."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    unfinished = lines.pop()  # what follows the last line break
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        yield where, _object(where, line)
+    if unfinished:
+        notes.append(f"{path.name}, line {len(lines) + 1}: the line is not finished and was left out.")
+
+
+def _object(where: str, text: str) -> Row:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{where}: this is not JSON: {error}. It must be what the run wrote; restore it, or remove it."
+        ) from None
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{where}: {_shown(value)} is not allowed; it must be a JSON object. Restore it, or remove it."
+        )
+    return value
+
+
+def _columns(rows: Sequence[tuple[str, Row]]) -> dict[str, NDArray[np.float64]]:
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    for where, row in rows:
+        _whole(where, row, "step")
+    return {
+        name: np.array([_number(where, row, name) if name in row else np.nan for where, row in rows])
+        for name in names
+    }
+
+
+def _visit(where: str, row: Row) -> Visit:
+    kind = KINDS.get(_text(where, row, "kind"))
+    if kind is None:
+        raise _refused(where, "kind", row["kind"], f"one of {', '.join(KINDS)}")
+    return Visit(
+        step=_whole(where, row, "step"),
+        kind=kind,
+        reward=_number(where, row, "reward"),
+        temperature=_number(where, row, "temperature"),
+        distinct=_whole(where, row, "distinct"),
+        completions=tuple(
+            Sampled(
+                _text(where, one, "text"),
+                _whole(where, one, "count"),
+                _number(where, one, "reward"),
+                _text(where, one, "reason"),
+            )
+            for one in _list(where, row, "completions")
+        ),
+    )
+
+
+def _config(path: Path, notes: list[str]) -> Config | None:
+    try:
+        return load(path)
+    except ConfigError as error:  # as of an older version; the report needs little of it
+        notes.append(f"config.yaml cannot be read, so settings are left out: {error}")
+        return None
+
+
+def _summary(path: Path) -> Row | None:
+    if not path.exists():
+        return None
+    return _object(str(path), path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _questions(path: Path, summary: Row | None) -> dict[str, str]:
+    if summary is None:
+        return {}
+    return {
+        _text(str(path), row, "prompt_id"): _text(str(path), row, "question")
+        for row in _list(str(path), summary, "table")
+    }
+
+
+def _ending(path: Path, summary: Row | None) -> Ending | None:
+    if summary is None:
+        return None
+    where = str(path)
+    stopped = _text(where, summary, "stopped")
+    return Ending(
+        reached=_optional(_flag, where, summary, "reached"),
+        verdict=_optional(_text, where, summary, "verdict") or stopped,
+        cause=_optional(_text, where, summary, "cause"),
+        advice=_optional(_text, where, summary, "advice"),
+        steps=_whole(where, summary, "steps"),
+        seconds=_number(where, summary, "seconds"),
+        before=_scores(where, _typed(where, summary, "before", dict, "an object")),
+        after=_scores(where, summary),
+        alarms=tuple(_text(where, alarm, "text") for alarm in _list(where, summary, "alarms")),
+    )
+
+
+def _scores(where: str, row: Row) -> Scores:
+    return Scores(
+        _number(where, row, "reward_sampled"),
+        _number(where, row, "accuracy_greedy"),
+        _whole(where, row, "prompts_solved"),
+        _whole(where, row, "prompts"),
+    )
+
+
+def _number(where: str, row: Row, name: str) -> float:
+    """nan for null: JSON has no other word for it."""
+    value = row.get(name, "missing")
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _refused(where, name, value, "a number or null")
+    return float(value)
+
+
+def _whole(where: str, row: Row, name: str) -> int:
+    number = row.get(name, "missing")
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise _refused(where, name, number, "a whole number")
+    return number
+
+
+def _text(where: str, row: Row, name: str) -> str:
+    text: str = _typed(where, row, name, str, "text")
+    return text
+
+
+def _flag(where: str, row: Row, name: str) -> bool:
+    flag: bool = _typed(where, row, name, bool, "true or false")
+    return flag
+
+
+def _list(where: str, row: Row, name: str) -> list[Row]:
+    rows: list[Row] = _typed(where, row, name, list, "a list of objects")
+    if not all(isinstance(one, dict) for one in rows):
+        raise _refused(where, name, rows, "a list of objects")
+    return rows
+
+
+def _optional(read: Callable[[str, Row, str], Value], where: str, row: Row, name: str) -> Value | None:
+    return None if row.get(name) is None else read(where, row, name)
+
+
+def _typed(where: str, row: Row, name: str, kind: type, words: str) -> Any:
+    if not isinstance(row.get(name), kind):
+        raise _refused(where, name, row.get(name, "missing"), words)
+    return row[name]
+
+
+def _refused(where: str, name: str, value: object, allowed: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: {name} is {_shown(value)}; it must be {allowed}. Restore what the run wrote, or remove the line."
+    )
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
