@@ -304,8 +304,8 @@ class SignalSettings(Section):
     )
     rescue: bool = Field(
         default=True,
-        description="Raise the temperature of a prompt whose completions all give the same wrong answer, "
-        "step by step, until they differ.",
+        description="Raise the temperature of a prompt whose samples are the same few wrong answers again and "
+        "again, or one, step by step, until a right one comes.",
     )
     rescue_visits: int = Field(
         default=8,
@@ -322,11 +322,11 @@ class SignalSettings(Section):
     )
     without_best: WithoutBest | None = Field(
         default=None,
-        description="What a group without a single right answer is trained on. spread: towards all of its "
-        "well-formed answers alike, away from the most frequent ones and from what is no answer; skip: nothing; "
-        "train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. null is spread for "
-        "a built-in task, which knows what an answer is, and train for your own rewards, whose best may never be "
-        "reached.",
+        description="What a group without a single right answer is trained on. spread: towards its closer "
+        "answers, none of them in particular, away from those that crowd out others and from what is no answer; skip: "
+        "nothing; train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. null is "
+        "spread for a built-in task, which knows what an answer is, and train for your own rewards, whose best may "
+        "never be reached.",
     )
     rescue_min_p: float = Field(
         default=0.02,

@@ -255,6 +255,9 @@ def _conclusion(result: Result) -> list[Text]:
         False: ("bold red", "Target not reached"),
         None: ("bold", "Done"),
     }[result.reached]
+    if result.gave_up:
+        style, head = "bold red", "Stopped"
+    cause = [Text(result.diagnosis.verdict), Text(result.diagnosis.advice, "bold")] if result.diagnosis else []
     return [
         Text.assemble(
             (head, style),
@@ -264,6 +267,7 @@ def _conclusion(result: Result) -> list[Text]:
             f"greedy accuracy {before.accuracy_greedy:.0%} → {after.accuracy_greedy:.0%}.",
         ),
         Text(result.stopped),
+        *cause,
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.loading import dump
 from configs.schema import Config
-from trainer.metrics import Evaluation, Result, StepMetrics
+from trainer.metrics import Evaluation, Result, StepMetrics, of_groups
 from trainer.scored import ScoredGroup
 from trainer.signal import Kind
 
@@ -86,6 +86,7 @@ def _claimed(path: Path, config_text: str) -> bool:
 
 def _group_row(step: int, scored: ScoredGroup, kind: Kind) -> dict[str, Any]:
     group = scored.group
+    shares = of_groups([scored])
     judged = list(zip(group.completions, scored.verdicts, strict=True))
     return {
         "step": step,
@@ -96,6 +97,10 @@ def _group_row(step: int, scored: ScoredGroup, kind: Kind) -> dict[str, Any]:
         "temperature": group.temperature,
         "policy_version": group.policy_version,
         "distinct": len(group.completions),
+        "distinct_share": shares.distinct,
+        "correct": shares.correct,
+        "malformed": shares.malformed,
+        "truncated": shares.truncated,
         "completions": [
             {
                 "text": completion.text,
@@ -113,6 +118,9 @@ def _summary(result: Result, config: Config) -> dict[str, Any]:
     return {
         "reached": result.reached,
         "target_reward": config.run.target_reward,
+        "verdict": result.verdict,
+        "cause": result.diagnosis.cause if result.diagnosis else None,
+        "advice": result.diagnosis.advice if result.diagnosis else None,
         "stopped": result.stopped,
         "steps": result.steps,
         "seconds": result.seconds,

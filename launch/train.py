@@ -18,8 +18,9 @@ from trainer.ports import Ports
 from trainer.scored import ScoredGroup
 from trainer.signal import Kind
 
-REACHED, LIMIT = 0, 4
-"""Exit statuses: target reached or no target set, and a limit reached before the target."""
+REACHED, NO_SIGNAL, LIMIT = 0, 3, 4
+"""Exit statuses: target reached or no target set, stopped because it cannot learn, and a limit reached before the
+target."""
 
 
 @dataclass(frozen=True)
@@ -97,4 +98,6 @@ def train(config: Config) -> int:
         display.result(result, folder)
     if interruption.requested:
         raise KeyboardInterrupt
+    if result.gave_up:
+        return NO_SIGNAL
     return LIMIT if result.reached is False else REACHED

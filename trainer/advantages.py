@@ -75,21 +75,27 @@ def over_others(scored: ScoredGroup) -> NDArray[np.float64]:
 
 
 def spread(scored: ScoredGroup) -> NDArray[np.float64]:
-    """[completions] advantages that lead away from what is no answer and from wrong answers that crowd out others.
+    """[completions] advantages that lead to more and closer answers, and to none in particular.
 
-    With p the share of an answer among the samples (all completions that say the same) and u the same share among
-    the answers alone, no answer above `LARGEST_SHARE`: u / p - 1, and -1 for what is no answer. The mean over
-    samples is 0, and the gradient is that of the cross-entropy from u to the policy. What the crowding answers lose
-    the others gain in proportion, so that a right one, if it is among the reachable, turns up. Divided by the
-    standard deviation where that is above 1, as rewards are.
+    With p the share of an answer among the samples (all completions that say the same) and u its share among the
+    answers that earn at least their mean reward, no answer above `LARGEST_SHARE`: u / p - 1, and -1 for other answers
+    and for what is none. All answers count where those are too few to keep below that share. The mean over samples is
+    0, and the gradient is that of the cross-entropy from u to the policy: what crowding and distant answers lose the
+    others gain in proportion, so that a right one, if it is among the reachable, turns up. Divided by the standard
+    deviation where that is above 1, as rewards are.
     """
-    said = answers(scored)
-    counts = scored.group.counts
+    said, counts = answers(scored), scored.group.counts
     share = dict.fromkeys(said, 0.0)
-    for answer, count in zip(said, counts, strict=True):
+    reward = dict.fromkeys(said, 0.0)
+    for answer, count, verdict in zip(said, counts, scored.verdicts, strict=True):
         share[answer] += count / scored.group.num_generations
-    target = _capped({answer: p for answer, p in share.items() if answer is not None})
-    advantages = np.array([-1.0 if answer is None else target[answer] / share[answer] - 1 for answer in said])
+        reward[answer] = verdict.reward
+    given = [answer for answer in share if answer is not None]
+    mean = np.average([reward[answer] for answer in given], weights=[share[answer] for answer in given])
+    closer = [answer for answer in given if reward[answer] >= mean]
+    wanted = closer if len(closer) >= 1 / LARGEST_SHARE else given
+    target: Mapping[str | None, float] = _capped({answer: share[answer] for answer in wanted})
+    advantages = np.array([target.get(answer, 0.0) / share[answer] - 1 for answer in said])
     std = float(np.sqrt(np.average(advantages**2, weights=counts)))
     return advantages / max(1.0, std)
 

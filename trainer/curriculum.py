@@ -17,12 +17,14 @@ class Visit(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a visit: `classify`, `teaches`, `spreads` and `narrow` (all of trainer/signal.py) of its group."""
+    """What came of a visit: `classify`, `teaches`, `spreads` and `narrow` (all of trainer/signal.py) of its group;
+    missed: it held no right answer."""
 
     kind: Kind
     teaches: bool
     spreads: bool
     narrow: bool
+    missed: bool
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Curriculum:
     step: steps recorded so far.
     visited: prompt id -> step of its last visit, for the prompts ever visited.
     solved: ids of the prompts whose last group was solved.
+    misses: prompt id -> visits in a row without a right answer.
     rescue_visits: visits without a lesson from rewards that a rescue has, until it counts as tried.
     tries: prompt id -> such visits since any group of the run last taught; without a rescue (a hotter temperature
         next time, or a group to spread) one visit counts as all.
@@ -50,6 +53,7 @@ class Curriculum:
     step: int = 0
     visited: Mapping[str, int] = field(default_factory=dict)
     solved: frozenset[str] = frozenset()
+    misses: Mapping[str, int] = field(default_factory=dict)
     rescue_visits: int = 1
     tries: Mapping[str, int] = field(default_factory=dict)
 
@@ -90,6 +94,7 @@ class Curriculum:
             step=self.step + 1,
             visited={**self.visited, **dict.fromkeys(outcomes, self.step)},
             solved=(self.solved - outcomes.keys()) | solved,
+            misses={**self.misses, **{p: self.misses.get(p, 0) + 1 if o.missed else 0 for p, o in outcomes.items()}},
             tries=tries,
         )
 

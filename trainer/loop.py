@@ -3,17 +3,22 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from configs.schema import Config
+from configs.schema import Config, without_best
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import Prompt
-from trainer import alarm, evaluation
+from trainer import alarm, evaluation, trial
 from trainer.advantages import assign
 from trainer.curriculum import Curriculum, Outcome
+from trainer.diagnosis import Diagnosis
 from trainer.forest import pack
 from trainer.metrics import Evaluation, Result, of_step
 from trainer.overlong import soft_punished
 from trainer.ports import Ports
-from trainer.signal import Ladder, classify, teaches
+from trainer.signal import Ladder, classify, holds_best, narrow, spreads, teaches
+from trainer.watch import Watch
+
+GAVE_UP = "The run cannot learn (signal.stop_without_signal)."
+"""Why a run ended that its diagnosis stopped."""
 
 
 def train(
@@ -33,6 +38,7 @@ def train(
     start = clock()
     sampling, training, signal, run = config.sampling, config.training, config.signal, config.run
     by_id = {prompt.id: prompt for prompt in prompts}
+    mode = without_best(config)
     curriculum = Curriculum(
         prompt_ids=tuple(by_id),
         seed=config.seed,
@@ -42,17 +48,28 @@ def train(
             signal.rescue_max_temperature if signal.rescue else sampling.temperature,
         ),
         replay_share=signal.replay,
+        rescue_visits=signal.rescue_visits,
     )
 
     def evaluate(label: str) -> Evaluation:
         ports.journal.phase(f"evaluating {label}")
         return evaluation.evaluate(config, prompts, best_reward, ports.generator, ports.scorer, label)
 
+    alarms: dict[str, alarm.Alarm] = {}
+
+    def warn(name: str, text: str) -> None:
+        if name not in alarms:
+            alarms[name] = alarm.Alarm(name, step, text)
+            ports.journal.alarm(text)
+
     before = latest = evaluate("before training")
     rewards = {result.prompt_id: result.sampled_reward for result in before.prompts}
-    alarms: dict[str, alarm.Alarm] = {}
+    watch = Watch(config, prompts, best_reward, ports.scorer.score, rewards)
+    if _nothing_to_learn(config, before):
+        watch.already_solved(ports.scorer.score(ports.generator.sample(_trial_requests(config, prompts))))
     version = step = 0
-    stopped = _why_stop(config, latest, version, step, clock() - start)
+    diagnosis = watch.diagnosis()
+    stopped = _why_stop(config, latest, diagnosis, version, step, clock() - start)
     while stopped is None:
         step += 1
         times = [clock()]
@@ -64,6 +81,7 @@ def train(
                     sampling.num_generations,
                     visit.temperature,
                     seed_of(config.seed, step, visit.prompt_id),
+                    signal.rescue_min_p if visit.temperature > sampling.temperature else 0.0,
                 )
                 for visit in visits
             ]
@@ -79,11 +97,20 @@ def train(
         limit, cache = sampling.max_completion_length, training.soft_punish_cache
         scored = tuple(soft_punished(group, limit, cache) for group in scored)
         kinds = [classify(group, best_reward) for group in scored]
-        taught = [teaches(g, k, best_reward, sampling.temperature) for g, k in zip(scored, kinds, strict=True)]
+        judged = list(zip(scored, kinds, strict=True))
+        spreading = [
+            spreads(group, kind, best_reward, mode, curriculum.misses.get(group.group.prompt.id, 0))
+            for group, kind in judged
+        ]
+        assigned = assign(scored, training, spreading)
+        taught = [
+            teaches(group, kind, best_reward, mode, sampling.temperature) and bool(lesson.in_loss.any())
+            for (group, kind), lesson in zip(judged, assigned, strict=True)
+        ]
         lessons = [
             lesson
-            for lesson, teaching in zip(assign(scored, training), taught, strict=True)
-            if teaching and lesson.in_loss.any()
+            for lesson, teaching, spread in zip(assigned, taught, spreading, strict=True)
+            if teaching or (spread and lesson.in_loss.any())
         ]
         batch = pack(lessons, training.ranks, training.micro_batch_tokens) if lessons else None
         report = ports.learner.update(batch) if batch else None
@@ -91,30 +118,75 @@ def train(
         if report:
             version += 1
             ports.publisher.publish(version)
-            text = alarm.logprob_gap(report.logprob_gap, dtype)
-            if text and "logprob_gap" not in alarms:
-                alarms["logprob_gap"] = alarm.Alarm("logprob_gap", step, text)
-                ports.journal.alarm(text)
+            if text := alarm.logprob_gap(report.logprob_gap, dtype):
+                warn("logprob_gap", text)
         times.append(clock())
 
         outcomes = {
-            group.group.prompt.id: Outcome(kind, teaching)
-            for group, kind, teaching in zip(scored, kinds, taught, strict=True)
+            group.group.prompt.id: Outcome(
+                kind, teaching, spread, narrow(group, kind, best_reward), not holds_best(group, best_reward)
+            )
+            for group, kind, teaching, spread in zip(scored, kinds, taught, spreading, strict=True)
         }
         curriculum = curriculum.record(outcomes)
-        ports.journal.step(
-            of_step(step, scored, kinds, len(lessons), batch, report, times, start, len(curriculum.solved)),
-            tuple(zip(scored, kinds, strict=True)),
+        shifts = watch.shifts(groups)
+        known = [shift for shift in shifts if shift is not None]
+        moved = sum(known) / len(known) if known else 0.0
+        metrics = of_step(
+            step, scored, kinds, len(lessons), batch, report, times, start, len(curriculum.solved), moved
         )
+        ports.journal.step(metrics, tuple(zip(scored, kinds, strict=True)))
+        learned = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.teaches}
+        seconds = metrics.seconds_step, metrics.seconds_total
+        watch.step(scored, kinds, learned, shifts, report, rewards, curriculum.exhausted, seconds)
         if _worth_evaluating(config, rewards, prompts):
             latest = evaluate(f"at step {step}")
             rewards |= {result.prompt_id: result.sampled_reward for result in latest.prompts}
-        stopped = "Interrupted." if interrupted() else _why_stop(config, latest, version, step, clock() - start)
+        diagnosis = watch.diagnosis()
+        if diagnosis and not signal.stop_without_signal:
+            warn(diagnosis.cause, f"{diagnosis.verdict} {diagnosis.advice}")
+        ended = _why_stop(config, latest, diagnosis, version, step, clock() - start)
+        stopped = "Interrupted." if interrupted() else ended
 
-    known = latest.policy_version == version or interrupted()
-    after = latest if known else evaluate("after training")
-    reached = None if run.target_reward is None else evaluation.reaches(after, run.target_reward)
-    return Result(reached, stopped, step, clock() - start, version, before, after, tuple(alarms.values()))
+    fresh = latest.policy_version == version or interrupted()
+    after = latest if fresh else evaluate("after training")
+    gave_up = stopped == GAVE_UP
+    reached = None if run.target_reward is None else not gave_up and evaluation.reaches(after, run.target_reward)
+    if reached and version > 0:
+        diagnosis = None
+    return Result(
+        reached=reached,
+        stopped=stopped,
+        gave_up=gave_up,
+        verdict=diagnosis.verdict if diagnosis else _verdict(stopped, step, before, after),
+        diagnosis=diagnosis,
+        steps=step,
+        seconds=clock() - start,
+        policy_version=version,
+        before=before,
+        after=after,
+        alarms=tuple(alarms.values()),
+    )
+
+
+def _nothing_to_learn(config: Config, before: Evaluation) -> bool:
+    """Whether the untrained policy is at the target, or right in everything: what a reward that any answer earns
+    looks like."""
+    target = config.run.target_reward
+    solved = before.prompts_solved == len(before.prompts)
+    return solved or (target is not None and evaluation.reaches(before, target))
+
+
+def _trial_requests(config: Config, prompts: Sequence[Prompt]) -> list[SampleRequest]:
+    """Groups of a few evaluated prompts, to try the reward function on."""
+    sampling = config.sampling
+    chosen = prompts[: min(trial.PROMPTS, config.run.evaluation_prompts)]
+    return [
+        SampleRequest(
+            prompt, sampling.num_generations, sampling.temperature, seed_of(config.seed, "trial", prompt.id)
+        )
+        for prompt in chosen
+    ]
 
 
 def _worth_evaluating(config: Config, rewards: Mapping[str, float], prompts: Sequence[Prompt]) -> bool:
@@ -124,14 +196,26 @@ def _worth_evaluating(config: Config, rewards: Mapping[str, float], prompts: Seq
     return target is not None and sum(rewards[prompt.id] for prompt in chosen) >= target * len(chosen)
 
 
-def _why_stop(config: Config, latest: Evaluation, version: int, step: int, seconds: float) -> str | None:
+def _why_stop(
+    config: Config, latest: Evaluation, diagnosis: Diagnosis | None, version: int, step: int, seconds: float
+) -> str | None:
     """Why the run ends before the next step, or None."""
     run = config.run
     target = run.target_reward
-    if target is not None and latest.policy_version == version and evaluation.reaches(latest, target):
+    gives_up = diagnosis is not None and config.signal.stop_without_signal
+    reaches = target is not None and latest.policy_version == version and evaluation.reaches(latest, target)
+    if reaches and not (gives_up and version == 0):
         return f"The target, a mean reward of {target:g}, is reached."
+    if gives_up:
+        return GAVE_UP
     if run.max_steps is not None and step >= run.max_steps:
         return f"All {run.max_steps} steps (run.max_steps) are done."
     if run.max_seconds is not None and seconds >= run.max_seconds:
         return f"The limit of {run.max_seconds:g} seconds (run.max_seconds) is reached."
     return None
+
+
+def _verdict(stopped: str, steps: int, before: Evaluation, after: Evaluation) -> str:
+    """What came of a run that nothing was wrong with, one sentence."""
+    rewards = f"from {before.reward_sampled:.3f} to {after.reward_sampled:.3f}"
+    return f"{stopped.removesuffix('.')}: the mean reward went {rewards} in {steps} steps."

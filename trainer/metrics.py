@@ -7,6 +7,7 @@ import numpy as np
 
 from rewards.prompts import Reason
 from trainer.alarm import Alarm
+from trainer.diagnosis import Diagnosis
 from trainer.forest import Batch
 from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
@@ -26,6 +27,8 @@ class StepMetrics:
     kl: to the reference model, per token, 0 without one. clip_fraction: share of tokens whose gradient was clipped.
     logprob_gap: mean |trainer - sampler| log-probability per token.
     temperature_max: highest temperature of the rescue ladder in this step.
+    policy_shift: nats per completion by which log-probabilities differ from those at the prompt's first visit, mean
+        over the step's groups at sampling.temperature (`trainer.shift`); 0 where all are first visits.
     """
 
     step: int
@@ -44,6 +47,7 @@ class StepMetrics:
     malformed: float
     correct: float
     temperature_max: float
+    policy_shift: float
     tree_tokens: int
     dense_tokens: int
     loss: float
@@ -60,6 +64,32 @@ class StepMetrics:
     seconds_total: float
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Of the samples. distinct: how many different texts there are to a sample; the others by verdict."""
+
+    distinct: float
+    correct: float
+    wrong: float
+    malformed: float
+    truncated: float
+
+
+EXAMPLE_SHARES = Shares(distinct=0.016, correct=0.75, wrong=0.25, malformed=0.0, truncated=0.0)
+
+
+def of_groups(scored: Sequence[ScoredGroup]) -> Shares:
+    """The shares over all samples of the groups; texts are different within a group."""
+    counts = np.concatenate([group.group.counts for group in scored])
+    reasons = np.concatenate([[verdict.reason for verdict in group.verdicts] for group in scored])
+    texts = sum(len({completion.text for completion in group.group.completions}) for group in scored)
+
+    def share(reason: Reason) -> float:
+        return float(counts[reasons == reason].sum() / counts.sum())
+
+    return Shares(texts / int(counts.sum()), share("correct"), share("wrong"), share("malformed"), share("truncated"))
+
+
 NO_UPDATE = RankReport(loss=0.0, kl=0.0, clip_fraction=0.0, logprob_gap=0.0, grad_norm=0.0, learning_rate=0.0)
 
 
@@ -73,6 +103,7 @@ def of_step(
     times: Sequence[float],
     start: float,
     prompts_solved: int,
+    policy_shift: float,
 ) -> StepMetrics:
     """A step's metrics.
 
@@ -81,12 +112,8 @@ def of_step(
     """
     rewards = np.concatenate([group.rewards for group in scored])
     counts = np.concatenate([group.group.counts for group in scored])
-    reasons = np.concatenate([[verdict.reason for verdict in group.verdicts] for group in scored])
     mean = float(np.average(rewards, weights=counts))
-
-    def share(reason: Reason) -> float:
-        return float(counts[reasons == reason].sum() / counts.sum())
-
+    shares = of_groups(scored)
     phases = np.diff(times)
     report = report or NO_UPDATE
     return StepMetrics(
@@ -102,10 +129,11 @@ def of_step(
         prompts_solved=prompts_solved,
         completions=int(counts.sum()),
         distinct_completions=len(counts),
-        truncated=share("truncated"),
-        malformed=share("malformed"),
-        correct=share("correct"),
+        truncated=shares.truncated,
+        malformed=shares.malformed,
+        correct=shares.correct,
         temperature_max=max(group.group.temperature for group in scored),
+        policy_shift=policy_shift,
         tree_tokens=batch.tree_tokens if batch else 0,
         dense_tokens=batch.dense_tokens if batch else 0,
         loss=report.loss,
@@ -161,11 +189,17 @@ class Evaluation:
 class Result:
     """How a run ended.
 
-    reached: None when no target was set. stopped: why it ended, one sentence. alarms: of each name the first.
+    reached: None when no target was set. stopped: why it ended, one sentence.
+    gave_up: it was stopped because it could not learn. verdict: what came of it, one sentence.
+    diagnosis: why it could not learn, whether or not that stopped it; its verdict is `verdict` then.
+    alarms: of each name the first.
     """
 
     reached: bool | None
     stopped: str
+    gave_up: bool
+    verdict: str
+    diagnosis: Diagnosis | None
     steps: int
     seconds: float
     policy_version: int

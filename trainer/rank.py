@@ -199,14 +199,15 @@ class Rank:
             self._engine.backward((part.loss + 0.0 * edge_logprobs.sum()) * training.ranks)
         if not math.isfinite(sums["loss"]):
             raise UpdateError(
-                f"The loss on rank {self._spec.rank} is {sums['loss']}. The weights are as before this update. "
-                "Look for infinite rewards, or lower training.learning_rate."
+                f"The loss on rank {self._spec.rank} is {sums['loss']}; the weights are as before this update. "
+                f"training.learning_rate {learning_rate:g} is the likely cause: lower it. If not, look for infinite "
+                "rewards."
             )
         grad_norm = self._step()
         if not math.isfinite(grad_norm):
             raise UpdateError(
-                f"The gradient norm on rank {self._spec.rank} is {grad_norm}. "
-                "Lower training.learning_rate, or use model.dtype float32."
+                f"The gradient norm on rank {self._spec.rank} is {grad_norm}. training.learning_rate "
+                f"{learning_rate:g} is the likely cause: lower it, or use model.dtype float32."
             )
         return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate)
 

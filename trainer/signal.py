@@ -26,6 +26,9 @@ NO_ANSWER_SHARE = 0.25
 NEW_SHARE = 0.05
 """Of the samples that must be answers seen once, for the same temperature to bring new ones."""
 
+MANY_MISSES = 3
+"""Visits in a row without a right answer, from which on chance is no longer waited for."""
+
 
 def classify(scored: ScoredGroup, best_reward: float) -> Kind:
     """What the group can teach (docs/design.md, "Signal").
@@ -54,16 +57,21 @@ def teaches(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBe
     return holds_best(scored, best_reward) or (mode == "train" and not rescue)
 
 
-def spreads(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest) -> bool:
-    """Whether the group is trained on to spread the policy over its answers (`advantages.spread`): none is right,
-    there are at least two, and one of them crowds out the others, or too many completions are no answer. Otherwise
-    the next samples may hold a right one as things are."""
+def spreads(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest, misses: int) -> bool:
+    """Whether the group is trained on to spread the policy over more and closer answers (`advantages.spread`): none
+    is right, there are at least two, and one crowds out the others, or too many completions are no answer, or it has
+    been so too often. Otherwise the next samples may hold a right one as things are; and a group that is led nowhere
+    in particular must not drown the lessons of those with a right answer.
+
+    misses: visits in a row, before this one, in which the prompt had no right answer.
+    """
     if mode != "spread" or kind == "collapsed" or holds_best(scored, best_reward):
         return False
     samples = _samples_of_answer(scored)
     n = scored.group.num_generations
     crowded = max(samples.values(), default=0) >= CROWDED_SHARE * n
-    return len(samples) > 1 and (crowded or n - samples.total() >= NO_ANSWER_SHARE * n)
+    scattered = n - samples.total() >= NO_ANSWER_SHARE * n
+    return len(samples) > 1 and (crowded or scattered or misses >= MANY_MISSES)
 
 
 def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:

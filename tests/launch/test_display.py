@@ -11,6 +11,7 @@ from configs.schema import Config
 from launch.display import ROWS, Display, sparkline
 from launch.run_folder import RunFolder
 from tests.launch import samples
+from trainer.diagnosis import EXAMPLE_DIAGNOSIS
 from trainer.metrics import Evaluation, Result
 
 SHOW_CURSOR = "\x1b[?25h"
@@ -125,6 +126,13 @@ def test_the_end_is_a_table_of_prompts_and_where_the_files_are(tmp_path: Path) -
 )
 def test_the_end_says_whether_the_target_was_reached(tmp_path: Path, reached: bool | None, head: str) -> None:
     assert f"\n{head} after 10 steps" in final(tmp_path, samples.result(reached))
+
+
+def test_the_end_says_why_a_run_was_given_up_and_what_to_change(tmp_path: Path) -> None:
+    given_up = replace(samples.result(False), gave_up=True, diagnosis=EXAMPLE_DIAGNOSIS)
+    lines = final(tmp_path, given_up).splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("Stopped after 10 steps"))
+    assert lines[head + 2 : head + 4] == [EXAMPLE_DIAGNOSIS.verdict, EXAMPLE_DIAGNOSIS.advice]
 
 
 def test_of_many_prompts_the_unsolved_ones_are_shown(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from configs.errors import ConfigError
 from configs.loading import load
 from launch.run_folder import MOST_FREQUENT, RunFolder
 from tests.launch import samples
+from trainer.diagnosis import EXAMPLE_DIAGNOSIS
 from trainer.metrics import StepMetrics
 
 
@@ -70,6 +71,10 @@ def test_a_group_is_its_most_frequent_completions(tmp_path: Path) -> None:
         "temperature": 1.0,
         "policy_version": 3,
         "distinct": 2,
+        "distinct_share": 2 / 128,
+        "correct": 0.75,
+        "malformed": 0.0,
+        "truncated": 0.0,
         "completions": [
             {"text": "Yes", "count": 96, "reward": 1.0, "reason": "correct"},
             {"text": "No", "count": 32, "reward": -0.5, "reason": "wrong"},
@@ -89,6 +94,9 @@ def test_a_summary_says_how_it_went(tmp_path: Path) -> None:
     assert summary == {
         "reached": True,
         "target_reward": 0.995,
+        "verdict": "The mean sampled reward of all 4 prompts reached 0.995, from 0.062 to 1.000.",
+        "cause": None,
+        "advice": None,
         "stopped": "The mean sampled reward of all 4 prompts reached 0.995.",
         "steps": 10,
         "seconds": 112.0,
@@ -103,6 +111,15 @@ def test_a_summary_says_how_it_went(tmp_path: Path) -> None:
     assert [row["prompt_id"] for row in table] == [f"comparison-{a}-{b}" for a, b in samples.PAIRS]
     assert (table[1]["greedy_before"], table[1]["greedy_after"]) == ("Yes", "No")
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "summary.json"]
+
+
+def test_a_summary_says_why_a_run_could_not_learn(tmp_path: Path) -> None:
+    config = samples.config(run={"directory": str(tmp_path)})
+    folder = RunFolder.create(config)
+    folder.summary(replace(samples.result(), verdict=EXAMPLE_DIAGNOSIS.verdict, diagnosis=EXAMPLE_DIAGNOSIS), config)
+    summary = json.loads((folder.path / "summary.json").read_text())
+    found = {name: summary[name] for name in ("cause", "verdict", "advice")}
+    assert found == asdict(EXAMPLE_DIAGNOSIS)
 
 
 def test_numbers_that_json_cannot_hold_are_null(tmp_path: Path) -> None:

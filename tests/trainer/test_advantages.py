@@ -119,3 +119,14 @@ def test_spreading_from_a_sharp_group_is_scaled_as_rewards_are() -> None:
     assert np.average(advantages, weights=group.group.counts) == pytest.approx(0)
     assert np.average(advantages**2, weights=group.group.counts) == pytest.approx(1)
     assert advantages[0] < 0 < advantages[1]
+
+
+def test_spreading_leads_to_the_closer_answers_where_they_are_many() -> None:
+    # 20 answers, the mean reward -0.3: ten of them are closer, and share what the others lose.
+    completions = tuple(replace(EXAMPLE_SCORED_GROUP.group.completions[0], text=str(n), count=2) for n in range(20))
+    verdicts = tuple(Verdict(-0.1 if n < 10 else -0.5, "wrong") for n in range(20))
+    group = ScoredGroup(replace(EXAMPLE_SCORED_GROUP.group, completions=completions), verdicts)
+    np.testing.assert_allclose(spread(group), [1.0] * 10 + [-1.0] * 10)
+    # Of nine closer ones each would get more than a tenth: all answers alike.
+    fewer = replace(group, verdicts=tuple(Verdict(-0.1 if n < 9 else -0.5, "wrong") for n in range(20)))
+    np.testing.assert_allclose(spread(fewer), np.zeros(20), atol=1e-12)

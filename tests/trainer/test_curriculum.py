@@ -5,8 +5,8 @@ from trainer.signal import Ladder
 
 LADDER = Ladder(base_temperature=1.0, factor=1.5, max_temperature=2.0)
 IDS = tuple("abcdefgh")
-SOLVED, LEARNING = Outcome("solved", False, False, False), Outcome("learning", True, False, False)
-COLLAPSED = Outcome("collapsed", False, False, True)
+SOLVED, LEARNING = Outcome("solved", False, False, False, False), Outcome("learning", True, False, False, False)
+COLLAPSED = Outcome("collapsed", False, False, True, True)
 
 
 def curriculum(replay_share: float = 0.25, seed: int = 0) -> Curriculum:
@@ -75,7 +75,7 @@ def test_more_prompts_than_there_are() -> None:
         curriculum().take(9)
 
 
-FLOOR, SPREADING = Outcome("floor", False, False, False), Outcome("learning", False, True, False)
+FLOOR, SPREADING = Outcome("floor", False, False, False, True), Outcome("learning", False, True, False, True)
 
 
 def visited(now: Curriculum, outcome: Outcome, times: int) -> Curriculum:
@@ -105,3 +105,8 @@ def test_not_exhausted_before_every_unsolved_prompt_was_visited() -> None:
 def test_without_a_rescue_one_visit_is_all() -> None:
     cold = Ladder(base_temperature=1.0, factor=1.5, max_temperature=1.0)
     assert visited(Curriculum(IDS, 0, cold, rescue_visits=3), COLLAPSED, 1).exhausted
+
+
+def test_misses_are_counted_in_a_row() -> None:
+    now = visited(curriculum(), FLOOR, 2).record({"a": LEARNING, "b": COLLAPSED})
+    assert (now.misses["a"], now.misses["b"], now.misses["c"]) == (0, 3, 2)

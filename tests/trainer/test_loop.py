@@ -1,6 +1,6 @@
 """The loop against fakes: the order of events, what is skipped, and why a run ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -8,10 +8,13 @@ import pytest
 
 from configs.loading import load
 from configs.schema import Config
+from generation.groups import Group
+from rewards.prompts import Prompt, Verdict
 from tests.fakes import FakeGenerator, FakeJournal, FakeLearner, FakeModel, FakePublisher, FakeScorer, prompt
 from trainer import loop
 from trainer.metrics import Result
-from trainer.ports import Ports
+from trainer.ports import Ports, Scorer
+from trainer.scored import ScoredGroup
 
 PROMPTS = [prompt(f"p{index}") for index in range(4)]
 
@@ -30,14 +33,16 @@ def run(
     interrupted: Callable[[], bool] = lambda: False,
     clock: Iterator[int] | None = None,
     logprob_gap: float = 0.001,
+    scorer: Scorer | None = None,
+    prompts: Sequence[Prompt] = PROMPTS,
 ) -> tuple[Result, FakeJournal]:
     journal = FakeJournal()
     ticks = clock or count()
     learner = FakeLearner(model, logprob_gap)
-    ports = Ports(FakeGenerator(model), FakeScorer(), learner, FakePublisher(model), journal)
+    ports = Ports(FakeGenerator(model), scorer or FakeScorer(), learner, FakePublisher(model), journal)
     result = loop.train(
         settings,
-        PROMPTS,
+        prompts,
         1.0,
         ports,
         dtype="float32",
@@ -151,7 +156,7 @@ def test_overlong_completions_are_punished_before_they_are_judged(tmp_path: Any)
     result, journal = run(settings, FakeModel(skill=0.5))
     assert journal.steps[0].reward_mean == pytest.approx(0.5 * (1.0 - 1.0) + 0.5 * (-0.5 - 1.0))
     assert result.before.reward_sampled == pytest.approx(0.5 * 1.0 - 0.5 * 0.5)
-    assert sum(step.groups_solved for step in journal.steps) == 0
+    assert sum(step.groups_solved for step in journal.steps) > 0  # all right, if overlong
     assert "target" in result.stopped
 
 
@@ -164,3 +169,86 @@ def test_metrics_count_samples_not_distinct_completions(tmp_path: Any) -> None:
     assert step.reward_std == pytest.approx(1.5 * (0.25 * 0.75) ** 0.5)
     assert step.dense_tokens == 16 * 5
     assert step.groups_learning == step.groups_trained == 2
+
+
+class AnythingGoes:
+    """Every answer is right."""
+
+    def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+        return tuple(ScoredGroup(g, tuple(Verdict(1.0, "correct") for _ in g.completions)) for g in groups)
+
+
+def with_signal(settings: Config, **signal: Any) -> Config:
+    return settings.model_copy(update={"signal": settings.signal.model_copy(update=signal)})
+
+
+def test_a_run_without_signal_stops_and_says_why(tmp_path: Any) -> None:
+    settings = with_signal(config(tmp_path, target_reward=0.995), rescue=False)
+    result, journal = run(settings, FakeModel(skill=0.0))
+    assert (result.gave_up, result.reached, result.steps) == (True, False, 3)
+    assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
+    assert result.verdict == result.diagnosis.verdict
+    assert journal.alarms == []
+
+
+def test_a_rescue_that_works_is_given_its_time(tmp_path: Any) -> None:
+    result, journal = run(config(tmp_path, target_reward=0.995), FakeModel(skill=0.0, pace=0.1))
+    assert journal.steps[0].groups_collapsed == 2
+    assert (result.gave_up, result.reached, result.diagnosis) == (False, True, None)
+
+
+def test_it_stops_three_steps_after_the_last_lesson(tmp_path: Any) -> None:
+    class RightAtFirst(FakeScorer):
+        def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+            if groups[0].policy_version == 0:
+                return super().score(groups)
+            return tuple(ScoredGroup(g, tuple(Verdict(-0.5, "wrong") for _ in g.completions)) for g in groups)
+
+    settings = with_signal(config(tmp_path, target_reward=0.995), rescue=False, without_best="skip")
+    result, journal = run(settings, FakeModel(skill=0.5, pace=0.0), scorer=RightAtFirst())
+    assert [step.groups_trained for step in journal.steps] == [2, 0, 0, 0]
+    assert result.gave_up
+
+
+def test_a_run_that_may_not_stop_says_why_once_and_goes_on(tmp_path: Any) -> None:
+    settings = with_signal(config(tmp_path, max_steps=8), rescue=False, stop_without_signal=False)
+    result, journal = run(settings, FakeModel(skill=0.0))
+    assert (result.gave_up, result.reached, result.steps) == (False, None, 8)
+    assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
+    assert [alarm.name for alarm in result.alarms] == ["collapsed"]
+    (text,) = journal.alarms
+    assert "collapsed onto one wrong answer" in text and "signal.rescue: true" in text
+
+
+def test_a_target_that_any_answer_reaches_is_no_success(tmp_path: Any) -> None:
+    settings = config(tmp_path, target_reward=0.995)
+    result, _ = run(settings, FakeModel(skill=0.5), scorer=AnythingGoes())
+    assert (result.gave_up, result.reached, result.steps) == (True, False, 0)
+    assert result.diagnosis is not None and result.diagnosis.cause == "unverifiable_reward"
+
+    result, _ = run(settings, FakeModel(skill=1.0))  # a policy that knew it all before
+    assert (result.gave_up, result.reached, result.steps, result.diagnosis) == (False, True, 0, None)
+
+
+def test_a_solved_run_without_a_target_goes_on_to_its_limit(tmp_path: Any) -> None:
+    result, _ = run(config(tmp_path, max_steps=7), FakeModel(skill=1.0))
+    assert (result.gave_up, result.steps, result.diagnosis) == (False, 7, None)
+
+
+def test_too_much_data_for_the_budget_is_said_before_the_first_step(tmp_path: Any) -> None:
+    many = [prompt(f"p{index}") for index in range(9)]
+    settings = config(tmp_path, max_steps=2, target_reward=0.995)
+    result, _ = run(settings, FakeModel(), prompts=many)
+    assert (result.gave_up, result.reached, result.steps) == (True, False, 0)
+    assert result.diagnosis is not None and result.diagnosis.cause == "data_too_large"
+    assert run(settings, FakeModel(), prompts=many[:8])[0].steps == 2
+
+
+def test_a_healthy_run_has_a_verdict_too(tmp_path: Any) -> None:
+    result, _ = run(config(tmp_path, target_reward=0.995), FakeModel())
+    rewards = "the mean reward went from -0.125 to 1.000"
+    assert result.verdict == f"The target, a mean reward of 0.995, is reached: {rewards} in {result.steps} steps."
+    model = FakeModel(pace=0.1)
+    result, _ = run(config(tmp_path), model, interrupted=lambda: model.trained_version == 2)
+    assert result.verdict.startswith("Interrupted: the mean reward went from")
+    assert result.diagnosis is None

@@ -101,7 +101,14 @@ def test_a_right_answer_punished_for_its_length_is_still_right() -> None:
     ],
 )
 def test_what_spreads(samples: Samples, kind: Kind, mode: WithoutBest, spreading: bool) -> None:
-    assert spreads(scored(*samples), kind, BEST, mode) is spreading
+    assert spreads(scored(*samples), kind, BEST, mode, misses=0) is spreading
+
+
+def test_a_group_that_missed_too_often_spreads() -> None:
+    wide = scored(*((str(number), 4, -0.5) for number in range(32)))
+    assert not spreads(wide, "floor", BEST, "spread", misses=2)
+    assert spreads(wide, "floor", BEST, "spread", misses=3)
+    assert not spreads(wide, "floor", BEST, "skip", misses=3)
 
 
 def test_a_ladder_reaches_exactly_its_maximum() -> None:

@@ -1,0 +1,92 @@
+"""Trial: asking the reward function itself what it depends on, with answers it has seen and the data's own."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from generation.groups import Completion, Group
+from rewards.prompts import Prompt
+from trainer.history import plain
+from trainer.scored import ScoredGroup
+from trainer.signal import SAME_REWARD
+
+PROMPTS = 8
+"""Prompts that a trial is held on at most, and completions that each gives to it."""
+
+Score = Callable[[Sequence[Group]], tuple[ScoredGroup, ...]]
+"""`trainer.ports.Scorer.score`."""
+
+LONGEST = 1000
+"""Characters of a column's value that may still be an answer."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """None where the trial proves nothing.
+
+    question_matters: some answer earns different rewards on different prompts. False: several different answers earn
+        the best reward on every prompt alike.
+    answer_pays: a value of the data set's own columns, given as the answer, earns more than any completion did. None:
+        the columns hold nothing that could be an answer.
+    """
+
+    question_matters: bool | None
+    answer_pays: bool | None
+
+
+EXAMPLE_TRIAL = Trial(question_matters=True, answer_pays=None)
+NOTHING_PROVED = Trial(question_matters=None, answer_pays=None)
+
+
+def hold(groups: Sequence[ScoredGroup], prompts: Sequence[Prompt], best_reward: float, score: Score) -> Trial:
+    """Judges the groups' completions as answers to other prompts, and the prompts' columns as completions.
+
+    groups: at least one. prompts: the data set. Raises RewardError: a user's function fails.
+    """
+    return Trial(_question_matters(groups, prompts, best_reward, score), _answer_pays(groups, score))
+
+
+def _question_matters(
+    groups: Sequence[ScoredGroup], prompts: Sequence[Prompt], best_reward: float, score: Score
+) -> bool | None:
+    like = groups[0].group
+    answers = _distinct(c for scored in groups[:PROMPTS] for c in scored.group.completions[:PROMPTS])
+    asked = prompts[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
+    if len(asked) == 1:
+        return None
+    crossed = score([replace(like, prompt=prompt, completions=answers) for prompt in asked])
+    rewards = np.stack([scored.rewards for scored in crossed])  # [prompts, answers]
+    if (np.ptp(rewards, axis=0) > SAME_REWARD).any():
+        return True
+    right = {plain(answer.text) for answer, reward in zip(answers, rewards[0], strict=True)
+             if reward >= best_reward - SAME_REWARD}  # fmt: skip
+    # Prompts whose columns agree may share their right answers, in all the ways there are to write one.
+    columns = [{name: value for name, value in prompt.columns.items() if name != "id"} for prompt in asked]
+    alike = all(own and own == columns[0] for own in columns)
+    return False if len(right) > 1 and not alike else None
+
+
+def _answer_pays(groups: Sequence[ScoredGroup], score: Score) -> bool | None:
+    trials = [(scored, answers) for scored in groups[:PROMPTS] if (answers := _own_answers(scored.group))]
+    if not trials:
+        return None
+    judged = score([replace(scored.group, completions=answers) for scored, answers in trials])
+    return any(
+        own.rewards.max() > scored.rewards.max() + SAME_REWARD
+        for own, (scored, _) in zip(judged, trials, strict=True)
+    )
+
+
+def _own_answers(group: Group) -> tuple[Completion, ...]:
+    """The values of the prompt's columns, as completions."""
+    like = group.completions[0]
+    values = (str(value) for value in group.prompt.columns.values() if isinstance(value, str | int | float))
+    return _distinct(
+        replace(like, text=value, finish_reason="stop", count=1) for value in values if len(value) <= LONGEST
+    )
+
+
+def _distinct(completions: Iterable[Completion]) -> tuple[Completion, ...]:
+    """One for every text."""
+    return tuple({completion.text: completion for completion in completions}.values())
