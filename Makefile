@@ -49,7 +49,7 @@ setup: .venv/.installed ## create .venv and install everything into it; does not
 	@echo "==> Installing Cohort and its libraries for $(HARDWARE) into .venv (a few GB; minutes, depending on the network)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet 'uv>=0.13,<0.14'
-	$(BIN)/uv pip install --python $(BIN)/python $(TORCH) --editable '.[$(HARDWARE),dev,wandb]'
+	$(BIN)/uv pip install --python $(BIN)/python $(TORCH) --editable '.[$(HARDWARE),dev,wandb,reasoning_gym]'
 	@touch $@
 
 demo: .venv/.installed ## train SmolLM2-135M on the comparison task until every prompt is solved

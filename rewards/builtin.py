@@ -1,10 +1,11 @@
-"""What a built-in task is: a seeded maker of questions, and a judge of answers."""
+"""What a built-in task is: a seeded maker of questions, and a reader of answers."""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
-from rewards.prompts import Verdict
+from configs.schema import Difficulty
 
 
 @dataclass(frozen=True)
@@ -16,21 +17,36 @@ class Question:
     answer: str
 
 
-class BuiltinTask(Protocol):
-    """summary: one line for `cohort tasks`. capacity: how many different questions there are."""
+@dataclass(frozen=True)
+class BuiltinTask(ABC):
+    """A task over the range `low` to `high`, both included: the numbers asked about, or whatever the task counts.
+
+    summary: one line for `cohort tasks`. ranges: low and high of each difficulty. lowest: the smallest possible low.
+    """
 
     summary: ClassVar[str]
-    capacity: ClassVar[int]
+    ranges: ClassVar[Mapping[Difficulty, tuple[int, int]]]
+    lowest: ClassVar[int] = 0
 
-    @staticmethod
-    def questions(seed: int) -> Iterator[Question]:
-        """All `capacity` questions, each once, in an order drawn from the seed."""
-        ...
+    low: int
+    high: int
 
-    @staticmethod
-    def verdict(answer: str, text: str, truncated: bool) -> Verdict:
-        """Judge a completion's `text` by the right `answer`. truncated: cut off by max_completion_length."""
-        ...
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """How many different questions there are."""
+
+    @abstractmethod
+    def questions(self, seed: int) -> Iterator[Question]:
+        """All `capacity` questions, each once, in an order drawn from the seed, made one at a time."""
+
+    @abstractmethod
+    def parse(self, text: str) -> str | None:
+        """The answer in the form of `Question.answer`, or None where the text is more, less or other than one."""
+
+    @abstractmethod
+    def closeness(self, answer: str, given: str) -> float:
+        """How near a wrong answer is to the right one: from 0 to below 1."""
 
 
 EXAMPLE_QUESTION = Question(id="comparison-7-3", text="Is 7 greater than 3? Answer Yes or No.", answer="Yes")

@@ -1,42 +1,33 @@
 """A task: prompts to ask, and what to say of the answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice
-from typing import Protocol
+from itertools import islice, tee
+from typing import Any
 
-from configs.schema import TaskSettings
-from rewards import dataset
+from configs.schema import Difficulty, TaskSettings
+from rewards import dataset, gym, shares
+from rewards.arithmetic import Arithmetic
+from rewards.binary import Binary
 from rewards.builtin import BuiltinTask, Question
 from rewards.comparison import Comparison
+from rewards.counting import Counting
 from rewards.errors import TaskError
 from rewards.function import RewardFunction
-from rewards.prompts import Message, Prompt, Reason, Verdict
+from rewards.judges import Answer, BuiltinJudge, FunctionJudge, GymJudge, Judge
+from rewards.prompts import Message, Prompt, Verdict
 
-TASKS: dict[str, type[BuiltinTask]] = {"comparison": Comparison}
-"""The built-in tasks. A new one is a class with the four members of BuiltinTask, and an entry here."""
+TASKS: dict[str, type[BuiltinTask]] = {
+    "arithmetic": Arithmetic,
+    "binary": Binary,
+    "comparison": Comparison,
+    "counting": Counting,
+}
+"""The built-in tasks. A new one is a class with the members of BuiltinTask, and an entry here."""
 
 Tokenize = Callable[[Sequence[Message]], Sequence[int]]
 """Chat messages to token ids through the model's chat template, generation prompt included."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A completion, as a judge sees it. truncated: it was cut off by max_completion_length."""
-
-    text: str
-    truncated: bool
-    token_ids: tuple[int, ...]
-
-
-EXAMPLE_ANSWER = Answer(text="Yes", truncated=False, token_ids=(10539, 2))
-
-
-class Judge(Protocol):
-    def __call__(self, prompt: Prompt, answers: Sequence[Answer]) -> Sequence[Verdict]:
-        """A verdict for each of the answers to `prompt`, in order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,48 +58,19 @@ class Task:
 
 
 @dataclass(frozen=True)
-class BuiltinJudge:
-    task: type[BuiltinTask]
-
-    def __call__(self, prompt: Prompt, answers: Sequence[Answer]) -> Sequence[Verdict]:
-        right = prompt.columns["answer"]
-        return [self.task.verdict(right, answer.text, answer.truncated) for answer in answers]
-
-
-@dataclass(frozen=True)
-class FunctionJudge:
-    """A user's function gives numbers; the reason follows from them: `correct` from best_reward on, else
-    `truncated` where the completion was cut off, else `wrong`."""
-
-    function: RewardFunction
-    best_reward: float
-
-    def __call__(self, prompt: Prompt, answers: Sequence[Answer]) -> Sequence[Verdict]:
-        rewards = self.function(prompt, [answer.text for answer in answers], [answer.token_ids for answer in answers])
-        return [
-            Verdict(reward, self._reason(reward, answer)) for reward, answer in zip(rewards, answers, strict=True)
-        ]
-
-    def _reason(self, reward: float, answer: Answer) -> Reason:
-        if reward >= self.best_reward:
-            return "correct"
-        return "truncated" if answer.truncated else "wrong"
-
-
-@dataclass(frozen=True)
 class TaskSummary:
-    """A line of `cohort tasks`. capacity: how many different prompts it has. example: one of them."""
+    """An entry of `cohort tasks`. ranges: low and high of each difficulty. example: a question of medium."""
 
     name: str
     summary: str
-    capacity: int
+    ranges: Mapping[Difficulty, tuple[int, int]]
     example: Question
 
 
 EXAMPLE_SUMMARY = TaskSummary(
     name="comparison",
-    summary='Two numbers below 100, which one is greater: answer "Yes" or "No".',
-    capacity=9900,
+    summary='Two numbers, is the first one greater: "Yes" or "No".',
+    ranges={"easy": (0, 9), "medium": (0, 99), "hard": (0, 9999)},
     example=Question(id="comparison-7-3", text="Is 7 greater than 3? Answer Yes or No.", answer="Yes"),
 )
 
@@ -116,7 +78,7 @@ EXAMPLE_SUMMARY = TaskSummary(
 def tasks() -> tuple[TaskSummary, ...]:
     """The built-in tasks, by name."""
     return tuple(
-        TaskSummary(name, task.summary, task.capacity, next(task.questions(seed=0)))
+        TaskSummary(name, task.summary, task.ranges, next(task(*task.ranges["medium"]).questions(seed=0)))
         for name, task in sorted(TASKS.items())
     )
 
@@ -127,9 +89,12 @@ def load_task(settings: TaskSettings, seed: int, tokenize: Tokenize) -> Task:
     A data set's plain-text prompt is asked as one user message through the model's chat template (TRL would
     give a model the bare text); the reward function sees it as the text it is.
     """
-    if settings.name is not None:
-        return _builtin(settings, settings.name, seed if settings.seed is None else settings.seed, tokenize)
-    return _own(settings, tokenize)
+    if settings.name is None:
+        return _own(settings, tokenize)
+    seed = seed if settings.seed is None else settings.seed
+    if settings.name.startswith(gym.PREFIX):
+        return _gym(settings, settings.name.removeprefix(gym.PREFIX), seed, tokenize)
+    return _builtin(settings, settings.name, seed, tokenize)
 
 
 def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -> Task:
@@ -137,28 +102,62 @@ def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -
         near = get_close_matches(name, TASKS, n=1)
         raise TaskError(
             f"task.name: there is no built-in task {name}. {f'Did you mean {near[0]}? ' if near else ''}"
-            f"There are {', '.join(sorted(TASKS))}; for a task of your own set task.dataset and task.reward."
+            f"There are {', '.join(sorted(TASKS))}, and {gym.PREFIX}NAME for one of the package reasoning-gym; for a "
+            "task of your own set task.dataset and task.reward."
         )
-    task = TASKS[name]
-    if settings.size + settings.few_shot > task.capacity:
+    low, high = settings.range or TASKS[name].ranges[settings.difficulty]
+    if low < TASKS[name].lowest:
         raise TaskError(
-            f"task.size: {settings.size} is more than {name} has: at most "
-            f"{task.capacity - settings.few_shot} different prompts with task.few_shot {settings.few_shot}. "
-            "Lower task.size."
+            f"task.range: [{low}, {high}] begins too low for {name}, it must begin at {TASKS[name].lowest} or above. "
+            "Raise the first number."
         )
-    drawn = list(islice(task.questions(seed), settings.size + settings.few_shot))
-    opening = _system(settings.system_prompt)
-    for example in drawn[settings.size :]:
-        opening += (
-            {"role": "user", "content": example.text},
-            {"role": "assistant", "content": example.answer},
+    task, split = TASKS[name](low, high), _split(settings)
+    whole = task.capacity < shares.BLOCK
+    if whole and split == "test":
+        raise TaskError(
+            f"task.split: test: {name} has only {task.capacity} questions in the range [{low}, {high}], and all are "
+            f"for training; a held-out split needs {shares.BLOCK} or more. Set task.split: train, or widen "
+            "task.range."
         )
-    prompts = []
-    for question in drawn[: settings.size]:
-        messages = (*opening, {"role": "user", "content": question.text})
-        columns = {"answer": question.answer}
-        prompts.append(Prompt(question.id, messages, columns, tuple(tokenize(messages)), text=None))
-    return Task(tuple(prompts), best_reward=1.0, judge=BuiltinJudge(task))
+    available = task.capacity if whole else shares.size(task.capacity, split)
+    if settings.size > available:
+        raise TaskError(
+            f"task.size: {settings.size} is more than {name} has: {available} different questions in the range "
+            f"[{low}, {high}] for task.split {split}. Lower task.size, or widen task.range."
+        )
+    if whole:  # examples from the numbers above, so that none is a question of the task
+        above = TASKS[name](high + 1, high + 1 + max(high - low, settings.few_shot))
+        asked, examples = task.questions(seed), above.questions(seed)
+    else:
+        asked = shares.take(task.questions(seed), split)
+        examples = shares.take(task.questions(seed), "examples")
+    opening = _opening(settings, examples)
+    prompts = [
+        _prompt(question, opening, {"answer": question.answer}, tokenize) for question in islice(asked, settings.size)
+    ]
+    return Task(tuple(prompts), best_reward=1.0, judge=BuiltinJudge(task, settings.shaping))
+
+
+def _gym(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -> Task:
+    for key in ("difficulty", "range"):
+        if (value := getattr(settings, key)) != TaskSettings.model_fields[key].default:
+            raise TaskError(
+                f"task.{key}: {value} is not allowed for {settings.name}, which is asked with the package's own "
+                "settings. Leave it out."
+            )
+    split = _split(settings)
+    asked, examples = tee(gym.questions(name, seed))
+    opening = _opening(settings, shares.take(examples, "examples"))
+    prompts = [
+        _prompt(question, opening, {"answer": question.answer, "task": name, "entry": question.entry}, tokenize)
+        for question in islice(shares.take(asked, split), settings.size)
+    ]
+    if len(prompts) < settings.size:
+        raise TaskError(
+            f"task.size: {settings.size} is more than {settings.name} has: {len(prompts)} different questions for "
+            f"task.split {split}. Lower task.size."
+        )
+    return Task(tuple(prompts), best_reward=1.0, judge=GymJudge(settings.shaping, settings.reward_timeout))
 
 
 def _own(settings: TaskSettings, tokenize: Tokenize) -> Task:
@@ -176,6 +175,39 @@ def _own(settings: TaskSettings, tokenize: Tokenize) -> Task:
         text = row.prompt if isinstance(row.prompt, str) else None
         prompts.append(Prompt(row.id, messages, row.columns, tuple(tokenize(messages)), text))
     return Task(tuple(prompts), settings.best_reward, FunctionJudge(function, settings.best_reward))
+
+
+def _split(settings: TaskSettings) -> shares.Share:
+    return "test" if settings.split == "test" else "train"
+
+
+def _opening(settings: TaskSettings, examples: Iterable[Question]) -> tuple[Message, ...]:
+    """The chat before every question: the system prompt, and examples with their answers."""
+    shown = list(islice(examples, settings.few_shot))
+    if len(shown) < settings.few_shot:
+        raise TaskError(
+            f"task.few_shot: {settings.few_shot} is too many: {settings.name} has {len(shown)} questions set aside "
+            "as examples. Lower it."
+        )
+    if not all(example.answer for example in shown):
+        raise TaskError(
+            f"task.few_shot: {settings.few_shot} is not allowed for {settings.name}: the package tells no right "
+            "answers to show, it only scores given ones. Leave it out."
+        )
+    opening = _system(settings.system_prompt)
+    for example in shown:
+        opening += (
+            {"role": "user", "content": example.text},
+            {"role": "assistant", "content": example.answer},
+        )
+    return opening
+
+
+def _prompt(
+    question: Question, opening: tuple[Message, ...], columns: Mapping[str, Any], tokenize: Tokenize
+) -> Prompt:
+    messages = (*opening, {"role": "user", "content": question.text})
+    return Prompt(question.id, messages, columns, tuple(tokenize(messages)), text=None)
 
 
 def _system(prompt: str | None) -> tuple[Message, ...]:

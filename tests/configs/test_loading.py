@@ -80,6 +80,13 @@ def test_lists_are_given_by_repeating_the_argument() -> None:
     assert parse(COMPARISON, ["--sampling.stop", "a", "--sampling.stop", "b"]).sampling.stop == ("a", "b")
 
 
+def test_a_range_is_given_as_two_numbers(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "task: {name: arithmetic, range: [5, 20]}\nrun: {max_steps: 2}")
+    assert load(recipe).task.range == (5, 20)
+    assert parse(recipe, ["--task.range", "[0, 9]"]).task.range == parse(recipe, ["--task.range", "0,9"]).task.range
+    assert parse(recipe, ["--task.range", "null"]).task.range is None
+
+
 def test_the_environment_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED", "9")
     monkeypatch.setenv("SAMPLING__TEMPERATURE", "0.5")
@@ -115,6 +122,7 @@ def test_a_file_name_that_is_no_folder_name_is_made_one(tmp_path: Path) -> None:
         ("training.scale_rewards", "one of group, batch, none, or null"),
         ("run.save_model", "true or false"),
         ("sampling.stop", "a list of texts"),
+        ("task.range", "two whole numbers, at least 0, as in [0, 99], or null"),
     ],
 )
 def test_what_is_allowed_is_said_in_words(name: str, words: str) -> None:
@@ -258,6 +266,27 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
         ["--task.best_reward", "2"],
         "task.best_reward: 2.0",
         "only allowed with task.dataset",
+        "Leave it out",
+    ),
+    "a split of no built-in task": (
+        ["--task.split", "dev"],
+        "task.split: dev",
+        "splits train and test",
+        "Choose one",
+    ),
+    "an empty range": (["--task.range", "[9, 3]"], "task.range: [9, 3] is empty", "at most the second", "Swap them"),
+    "half a range": (["--task.range", "[9]"], "task.range: [9]", "two whole numbers", "[low, high]"),
+    "a range below zero": (["--task.range=-3,4"], "task.range: -3", "two whole numbers, at least 0", "[low, high]"),
+    "a difficulty of its own": (
+        ["--task.difficulty", "hardest"],
+        "task.difficulty: hardest",
+        "easy, medium",
+        "leave it",
+    ),
+    "shaping of a data set": (
+        ["--task.name=null", "--task.few_shot=0", "--task.dataset=d", "--task.reward=r.py:f", "--task.shaping=none"],
+        "task.shaping: none",
+        "only allowed with a built-in task",
         "Leave it out",
     ),
     "schedule without an end": (

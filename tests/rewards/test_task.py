@@ -7,8 +7,9 @@ import pytest
 
 from configs.schema import TaskSettings
 from rewards.errors import RewardError, TaskError
+from rewards.judges import FunctionJudge
 from rewards.prompts import Message
-from rewards.task import TASKS, FunctionJudge, Task, load_task, tasks
+from rewards.task import TASKS, Task, load_task, tasks
 
 
 def tokenize(messages: Sequence[Message]) -> list[int]:
@@ -58,9 +59,9 @@ def test_the_task_seed_wins_over_the_run_seed(own_seed: int | None, seed: int, s
 
 
 def test_a_task_larger_than_it_can_be_is_refused_with_the_maximum() -> None:
-    with pytest.raises(TaskError, match=r"task.size: 9999 is more than comparison has: at most 9898 .*few_shot 2"):
+    with pytest.raises(TaskError, match=r"task.size: 9999 is more than comparison has: 7920 .*task.split train"):
         load_task(TaskSettings(name="comparison", size=9999, few_shot=2), 0, tokenize)
-    assert len(load_task(TaskSettings(name="comparison", size=9898, few_shot=2), 0, tokenize).prompts) == 9898
+    assert len(load_task(TaskSettings(name="comparison", size=7920, few_shot=2), 0, tokenize).prompts) == 7920
 
 
 def test_an_unknown_task_is_refused_naming_the_nearest_and_all() -> None:
@@ -68,12 +69,14 @@ def test_an_unknown_task_is_refused_naming_the_nearest_and_all() -> None:
         load_task(TaskSettings(name="comparisons"), 0, tokenize)
     message = str(refused.value)
     assert "there is no built-in task comparisons. Did you mean comparison?" in message
-    assert f"There are {', '.join(sorted(TASKS))}; for a task of your own set task.dataset" in message
+    assert f"There are {', '.join(sorted(TASKS))}, and reasoning_gym:NAME" in message
+    assert "for a task of your own set task.dataset" in message
 
 
 def test_the_listing_has_every_task_with_an_example() -> None:
     assert [task.name for task in tasks()] == sorted(TASKS)
-    assert all(task.summary and task.example.text and task.example.answer and task.capacity for task in tasks())
+    assert all(task.summary and task.example.text and task.example.answer for task in tasks())
+    assert all(set(task.ranges) == {"easy", "medium", "hard"} for task in tasks())
 
 
 def test_each_distinct_text_is_judged_once(tmp_path: Path) -> None:
