@@ -305,13 +305,13 @@ class SignalSettings(Section):
     rescue: bool = Field(
         default=True,
         description="Raise the temperature of a prompt whose samples are the same few wrong answers again and "
-        "again, or one, step by step, until a right one comes.",
+        "again, or one, step by step, until a right one comes; and sample more of it.",
     )
     rescue_visits: int = Field(
-        default=8,
+        default=12,
         ge=1,
-        description="Visits in a row without a lesson that the rescue of a prompt has; when every unsolved prompt has "
-        "had them, and nothing else taught meanwhile, there is nothing left to try.",
+        description="Visits in a row without a lesson that the rescue of a prompt has; when every unsolved prompt "
+        "has had them, and nothing else taught meanwhile, there is nothing left to try.",
     )
     rescue_factor: float = Field(default=1.4, gt=1, description="How much hotter each step of a rescue is.")
     rescue_max_temperature: float = Field(
@@ -323,13 +323,19 @@ class SignalSettings(Section):
     without_best: WithoutBest | None = Field(
         default=None,
         description="What a group without a single right answer is trained on. spread: towards its closer "
-        "answers, none of them in particular, away from those that crowd out others and from what is no answer; skip: "
-        "nothing; train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. null is "
-        "spread for a built-in task, which knows what an answer is, and train for your own rewards, whose best may "
-        "never be reached.",
+        "answers, none of them in particular, away from those that crowd out others and from what is no answer; "
+        "skip: nothing; train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. "
+        "null is spread for a built-in task, which knows what an answer is, and train for your own rewards, whose "
+        "best may never be reached.",
+    )
+    rescue_generations: int = Field(
+        default=4,
+        ge=1,
+        description="Times sampling.num_generations that a prompt is sampled after three visits in a row without a "
+        "right answer. Not with without_best train, where right answers may not be the point.",
     )
     rescue_min_p: float = Field(
-        default=0.02,
+        default=0.005,
         ge=0,
         le=1,
         description="sampling.min_p of a rescue's hotter samples, where that is higher: hot, and still likely enough "

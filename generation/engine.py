@@ -23,8 +23,8 @@ class EngineError(RuntimeError):
 class SampleRequest:
     """`num_generations` completions of a prompt at a temperature (0 is greedy).
 
-    seed: 64 bits; the same seed, weights and prompt give the same group. min_p: instead of `sampling.min_p` where that
-    is lower.
+    seed: 64 bits; the same seed, weights and prompt give the same group.
+    min_p: instead of `sampling.min_p`, where that is lower.
     """
 
     prompt: Prompt

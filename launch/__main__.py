@@ -16,14 +16,16 @@ USAGE = """\
 usage: cohort COMMAND ...
 
   cohort train CONFIG [--section.key value ...]   train a model with GRPO
+  cohort check CONFIG [--section.key value ...]   look before training: could this run learn?
   cohort eval  CONFIG [--section.key value ...]   evaluate a model: greedy and sampled
+  cohort report RUN... [--output FILE]            write one HTML page about one or several runs
   cohort bench WHAT [CONFIG] [--option value ...] measure generation, update or step against the plain way
   cohort tasks                                    list the built-in tasks
 
 CONFIG is a YAML file, for example configs/comparison.yaml.
 `cohort COMMAND --help` documents the command, and for train and eval every setting.
-exit status: 0 target reached, or done and no target set; 2 bad input; 4 limit reached before the target;
-1 anything else."""
+exit status: 0 target reached, or done and no target set; 2 bad input; 3 it cannot learn, and says why; 4 limit
+reached before the target; 1 anything else."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +59,12 @@ def _tasks(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] not in ("-h", "--help"):
         raise ConfigError(f"`cohort tasks` takes no arguments; {arguments[0]!r} was given.")
     for task in tasks():
-        print(f"{task.name}: {task.summary} At most {task.capacity} prompts.\n    {task.example}")
+        ranges = ", ".join(f"{name} {low} to {high}" for name, (low, high) in task.ranges.items())
+        print(f"{task.name}: {task.summary} task.difficulty: {ranges}.")
+        print(f"    {task.example.text} -> {task.example.answer}")
+    print(
+        "reasoning_gym:NAME: the task NAME of the package reasoning-gym; for an unknown NAME the message lists all."
+    )
     return OK
 
 
@@ -79,10 +86,22 @@ def _train(config: Config) -> int:
     return train(config)
 
 
+def _check(config: Config) -> int:
+    from launch.check.command import check
+
+    return check(config)
+
+
 def _evaluate(config: Config) -> int:
     from launch.evaluate import evaluate_model
 
     return evaluate_model(config)
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from launch.report.command import report
+
+    return report(arguments)
 
 
 def _bench(arguments: Sequence[str]) -> int:
@@ -93,7 +112,9 @@ def _bench(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _configured("train", _train),
+    "check": _configured("check", _check),
     "eval": _configured("eval", _evaluate),
+    "report": _report,
     "bench": _bench,
     "tasks": _tasks,
 }

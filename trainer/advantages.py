@@ -94,8 +94,10 @@ def spread(scored: ScoredGroup) -> NDArray[np.float64]:
     mean = np.average([reward[answer] for answer in given], weights=[share[answer] for answer in given])
     closer = [answer for answer in given if reward[answer] >= mean]
     wanted = closer if len(closer) >= 1 / LARGEST_SHARE else given
-    target: Mapping[str | None, float] = _capped({answer: share[answer] for answer in wanted})
-    advantages = np.array([target.get(answer, 0.0) / share[answer] - 1 for answer in said])
+    target = _capped({answer: share[answer] for answer in wanted})
+    advantages = np.array(
+        [(0.0 if answer is None else target.get(answer, 0.0)) / share[answer] - 1 for answer in said]
+    )
     std = float(np.sqrt(np.average(advantages**2, weights=counts)))
     return advantages / max(1.0, std)
 

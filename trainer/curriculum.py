@@ -10,15 +10,18 @@ from trainer.signal import Kind, Ladder
 
 
 class Visit(NamedTuple):
-    """A prompt to sample now, and the temperature to sample it at."""
+    """A prompt to sample now, the temperature to sample it at, and its visits in a row without a right answer."""
 
     prompt_id: str
     temperature: float
+    misses: int
 
 
 class Outcome(NamedTuple):
-    """What came of a visit: `classify`, `teaches`, `spreads` and `narrow` (all of trainer/signal.py) of its group;
-    missed: it held no right answer."""
+    """What came of a visit: `classify`, `teaches` and `narrow` (trainer/signal.py) of its group.
+
+    spreads: whether it is trained on to spread, now or after more misses. missed: it held no right answer.
+    """
 
     kind: Kind
     teaches: bool
@@ -76,7 +79,7 @@ class Curriculum:
         replayed = min(replayed, n - 1, len(solved))
         fresh = unsolved[: n - replayed]
         chosen = fresh + solved[: n - len(fresh)]
-        return tuple(Visit(prompt_id, self.ladder.temperature(prompt_id)) for prompt_id in chosen)
+        return tuple(Visit(p, self.ladder.temperature(p), self.misses.get(p, 0)) for p in chosen)
 
     def record(self, outcomes: Mapping[str, Outcome]) -> "Curriculum":
         """The curriculum after a step that visited the prompts in `outcomes`."""

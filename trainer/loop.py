@@ -8,13 +8,13 @@ from generation.engine import SampleRequest, seed_of
 from rewards.prompts import Prompt
 from trainer import alarm, evaluation, trial
 from trainer.advantages import assign
-from trainer.curriculum import Curriculum, Outcome
+from trainer.curriculum import Curriculum, Outcome, Visit
 from trainer.diagnosis import Diagnosis
 from trainer.forest import pack
 from trainer.metrics import Evaluation, Result, of_step
 from trainer.overlong import soft_punished
 from trainer.ports import Ports
-from trainer.signal import Ladder, classify, holds_best, narrow, spreads, teaches
+from trainer.signal import MANY_MISSES, Ladder, classify, holds_best, narrow, spreads, teaches
 from trainer.watch import Watch
 
 GAVE_UP = "The run cannot learn (signal.stop_without_signal)."
@@ -74,18 +74,8 @@ def train(
         step += 1
         times = [clock()]
         visits = curriculum.take(sampling.prompts_per_step)
-        groups = ports.generator.sample(
-            [
-                SampleRequest(
-                    by_id[visit.prompt_id],
-                    sampling.num_generations,
-                    visit.temperature,
-                    seed_of(config.seed, step, visit.prompt_id),
-                    signal.rescue_min_p if visit.temperature > sampling.temperature else 0.0,
-                )
-                for visit in visits
-            ]
-        )
+        requests = [_request(config, by_id, visit, step) for visit in visits]
+        groups = ports.generator.sample(requests)
         times.append(clock())
         scored = ports.scorer.score(groups)
         times.append(clock())
@@ -99,8 +89,8 @@ def train(
         kinds = [classify(group, best_reward) for group in scored]
         judged = list(zip(scored, kinds, strict=True))
         spreading = [
-            spreads(group, kind, best_reward, mode, curriculum.misses.get(group.group.prompt.id, 0))
-            for group, kind in judged
+            spreads(group, kind, best_reward, mode, visit.misses)
+            for (group, kind), visit in zip(judged, visits, strict=True)
         ]
         assigned = assign(scored, training, spreading)
         taught = [
@@ -124,16 +114,31 @@ def train(
 
         outcomes = {
             group.group.prompt.id: Outcome(
-                kind, teaching, spread, narrow(group, kind, best_reward), not holds_best(group, best_reward)
+                kind,
+                teaching,
+                spreads(group, kind, best_reward, mode, MANY_MISSES),
+                narrow(group, kind, best_reward),
+                not holds_best(group, best_reward),
             )
-            for group, kind, teaching, spread in zip(scored, kinds, taught, spreading, strict=True)
+            for group, kind, teaching in zip(scored, kinds, taught, strict=True)
         }
         curriculum = curriculum.record(outcomes)
         shifts = watch.shifts(groups)
         known = [shift for shift in shifts if shift is not None]
         moved = sum(known) / len(known) if known else 0.0
         metrics = of_step(
-            step, scored, kinds, len(lessons), batch, report, times, start, len(curriculum.solved), moved
+            step,
+            scored,
+            kinds,
+            len(lessons),
+            sum(spread and bool(lesson.in_loss.any()) for spread, lesson in zip(spreading, assigned, strict=True)),
+            sum(_is_rescue(request, config) for request in requests),
+            batch,
+            report,
+            times,
+            start,
+            len(curriculum.solved),
+            moved,
         )
         ports.journal.step(metrics, tuple(zip(scored, kinds, strict=True)))
         learned = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.teaches}
@@ -167,6 +172,24 @@ def train(
         after=after,
         alarms=tuple(alarms.values()),
     )
+
+
+def _request(config: Config, by_id: Mapping[str, Prompt], visit: Visit, step: int) -> SampleRequest:
+    """What to sample on a visit; more, and not the likeliest only, where the prompt needs a rescue."""
+    sampling, signal = config.sampling, config.signal
+    often = signal.rescue and without_best(config) != "train" and visit.misses >= MANY_MISSES
+    return SampleRequest(
+        by_id[visit.prompt_id],
+        sampling.num_generations * (signal.rescue_generations if often else 1),
+        visit.temperature,
+        seed_of(config.seed, step, visit.prompt_id),
+        signal.rescue_min_p if visit.temperature > sampling.temperature else 0.0,
+    )
+
+
+def _is_rescue(request: SampleRequest, config: Config) -> bool:
+    usual = config.sampling
+    return request.temperature > usual.temperature or request.num_generations > usual.num_generations
 
 
 def _nothing_to_learn(config: Config, before: Evaluation) -> bool:

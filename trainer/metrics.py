@@ -20,7 +20,8 @@ class StepMetrics:
 
     policy_version: that the step's groups were sampled with.
     reward_mean, reward_std: over all samples of the step.
-    groups_*: how many groups were of each kind; `groups_trained` were updated on.
+    groups_*: how many groups were of each kind; `groups_trained` were updated on, `groups_spread` of them
+        not by their rewards; `groups_rescued` were sampled hotter, or more of them.
     completions: samples; distinct_completions: of them different from one another within a group.
     truncated, malformed, correct: share of the samples with that verdict.
     tree_tokens: tokens that the update processed; dense_tokens: that one row per sample would have had.
@@ -40,6 +41,8 @@ class StepMetrics:
     groups_collapsed: int
     groups_floor: int
     groups_trained: int
+    groups_spread: int
+    groups_rescued: int
     prompts_solved: int
     completions: int
     distinct_completions: int
@@ -98,6 +101,8 @@ def of_step(
     scored: Sequence[ScoredGroup],
     kinds: Sequence[Kind],
     groups_trained: int,
+    groups_spread: int,
+    groups_rescued: int,
     batch: Batch | None,
     report: RankReport | None,
     times: Sequence[float],
@@ -126,6 +131,8 @@ def of_step(
         groups_collapsed=kinds.count("collapsed"),
         groups_floor=kinds.count("floor"),
         groups_trained=groups_trained,
+        groups_spread=groups_spread,
+        groups_rescued=groups_rescued,
         prompts_solved=prompts_solved,
         completions=int(counts.sum()),
         distinct_completions=len(counts),

@@ -1,5 +1,6 @@
 """Trial: asking the reward function itself what it depends on, with answers it has seen and the data's own."""
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,15 +53,16 @@ def _question_matters(
 ) -> bool | None:
     like = groups[0].group
     answers = _distinct(c for scored in groups[:PROMPTS] for c in scored.group.completions[:PROMPTS])
-    asked = prompts[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
+    # By lot: every second prompt of a data set may have the same answer.
+    asked = random.Random(0).sample(prompts, min(PROMPTS, len(prompts)))
     if len(asked) == 1:
         return None
     crossed = score([replace(like, prompt=prompt, completions=answers) for prompt in asked])
     rewards = np.stack([scored.rewards for scored in crossed])  # [prompts, answers]
     if (np.ptp(rewards, axis=0) > SAME_REWARD).any():
         return True
-    right = {plain(answer.text) for answer, reward in zip(answers, rewards[0], strict=True)
-             if reward >= best_reward - SAME_REWARD}  # fmt: skip
+    earned = zip(answers, rewards[0], strict=True)
+    right = {plain(answer.text) for answer, reward in earned if reward >= best_reward - SAME_REWARD}
     # Prompts whose columns agree may share their right answers, in all the ways there are to write one.
     columns = [{name: value for name, value in prompt.columns.items() if name != "id"} for prompt in asked]
     alike = all(own and own == columns[0] for own in columns)

@@ -410,6 +410,15 @@ def test_truncation_leaves_out_unlikely_tokens(pair: Pair, setting: dict[str, An
         assert gap(pair.reference, group) < 1e-4
 
 
+def test_min_p_of_one_request_is_of_no_other(pair: Pair) -> None:
+    request = ask(num_generations=256, temperature=1.2)
+    group, free = pair.sample(replace(request, min_p=0.3), request)
+    assert unlikely(pair.reference, group, {"min_p": 0.3}) == 0
+    assert unlikely(pair.reference, free, {"min_p": 0.3}) > 0
+    (stricter,) = pair.sample(replace(request, min_p=0.1), min_p=0.3)
+    assert unlikely(pair.reference, stricter, {"min_p": 0.3}) == 0
+
+
 def unlikely(model: LlamaForCausalLM, group: Group, setting: dict[str, Any]) -> int:
     """How many tokens of the group's completions truncation should have left out."""
     tokens = [completion.token_ids.tolist() for completion in group.completions]

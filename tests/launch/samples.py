@@ -31,6 +31,8 @@ def metrics(step: int = 1, **fields: Any) -> StepMetrics:
         "groups_collapsed": 1,
         "groups_floor": 0,
         "groups_trained": 5,
+        "groups_spread": 1,
+        "groups_rescued": 1,
         "prompts_solved": 6,
         "completions": 1024,
         "distinct_completions": 87,

@@ -99,6 +99,20 @@ def test_collapsed_prompts_climb_the_ladder_and_come_back(tmp_path: Any) -> None
     assert model.trained_version > 0
 
 
+def test_a_prompt_that_is_never_right_is_sampled_more_and_hotter(tmp_path: Any) -> None:
+    model = FakeModel(skill=0.0, pace=0.0)
+    settings = config(tmp_path, max_steps=9)
+    ladder = {"rescue_max_temperature": 1.0, "stop_without_signal": False}
+    settings = settings.model_copy(update={"signal": settings.signal.model_copy(update=ladder)})
+    _, journal = run(settings, model)
+    sizes = [{scored.group.num_generations for scored, _ in groups} for groups in journal.groups]
+    assert sizes == [{8}] * 6 + [{32}] * 3  # 4 prompts, 2 a step: every one was visited three times
+    assert [step.groups_rescued for step in journal.steps] == [0] * 6 + [2] * 3
+    off = settings.model_copy(update={"signal": settings.signal.model_copy(update={"rescue": False})})
+    _, journal = run(off, FakeModel(skill=0.0, pace=0.0))
+    assert {scored.group.num_generations for groups in journal.groups for scored, _ in groups} == {8}
+
+
 def test_without_rescue_a_collapsed_run_never_updates(tmp_path: Any) -> None:
     settings = config(tmp_path, max_steps=5)
     settings = settings.model_copy(update={"signal": settings.signal.model_copy(update={"rescue": False})})

@@ -1,0 +1,1 @@
+"""`cohort check`: what can be known before training."""

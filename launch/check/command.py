@@ -1,0 +1,165 @@
+"""`cohort check`."""
+
+import io
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from configs.schema import Config
+from generation.engine import Engine, SampleRequest
+from generation.groups import Group
+from launch import hardware
+from launch.bench.generation import engine_spec
+from launch.bench.measure import quiet
+from launch.check.advice import recommend
+from launch.check.forecast import forecast, probe_forest
+from launch.check.judgement import judge
+from launch.check.look import look
+from launch.check.page import WIDTH, show
+from launch.errors import RemoteError
+from launch.prepare import Prepared, prepare
+from launch.processes import TaskScorer, engines_only
+from launch.waiting import wait
+from trainer.forest import Forest
+from trainer.ports import Generator
+from trainer.probe import UpdateCost, probe
+
+COULD, COULD_NOT = 0, 3
+"""Exit statuses: the run could learn, or has nothing left to; and it could not."""
+
+Phase = Callable[[str], None]
+
+
+def check(config: Config) -> int:
+    """Looks at what can be known before training; the exit status."""
+    quiet()
+    console = _console()
+
+    def phase(text: str) -> None:
+        console.print(Text(text, style="dim"))
+
+    phase("reading model and data")
+    prepared = prepare(config)
+    task = prepared.task
+    with _site(prepared, phase) as site:
+        seen = look(config, task, site.generator, TaskScorer(task), phase)
+        phase("timing an update")
+        cost = site.cost(probe_forest(seen, config))
+    predicted = forecast(seen, config, cost, engine_spec(prepared).forks)
+    findings = judge(seen, config, task, predicted)
+    console.print()
+    show(console, config, seen, recommend(seen, config), predicted, findings)
+    return COULD_NOT if findings and findings[0].fatal else COULD
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an engine runs. cost: times an update there."""
+
+    generator: Generator
+    cost: Callable[[Forest], UpdateCost]
+
+
+@contextmanager
+def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
+    """On the configured cluster; without one in this process, which spares starting Ray."""
+    config = prepared.config
+    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+        phase("starting the engine")
+        limit = config.cluster.start_timeout
+        with _quiet_start(), _within(limit, "Starting the engine", "cluster.start_timeout"):
+            engine = Engine(engine_spec(prepared))
+        yield Site(LocalEngine(engine, config.cluster.sample_timeout), partial(_cost, prepared))
+        return
+    single = config.model_copy(update={"engine": config.engine.model_copy(update={"engines": 1})})
+    with engines_only(replace(prepared, config=single), phase) as engines:
+        (actor,) = engines.actors.values()
+
+        def remotely(forest: Forest) -> UpdateCost:
+            call = {"engine": actor.__ray_call__.remote(lambda _: _cost(prepared, forest))}
+            cost: UpdateCost = wait(
+                call, "timing an update", config.cluster.update_timeout, "cluster.update_timeout"
+            )["engine"]
+            return cost
+
+        yield Site(engines, remotely)
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """`trainer.ports.Generator`: an engine in this process. timeout: seconds of a call."""
+
+    engine: Engine
+    timeout: float
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        """See `Generator.sample`."""
+        with _within(self.timeout, "Sampling", "cluster.sample_timeout"):
+            return self.engine.sample(requests)
+
+
+def _cost(prepared: Prepared, forest: Forest) -> UpdateCost:
+    """Where it is called."""
+    config, gpu = prepared.config, hardware.has_gpu()
+    return probe(
+        prepared.model,
+        hardware.dtype(config.model.dtype, gpu),
+        config.model.trust_remote_code,
+        config.training.gradient_checkpointing,
+        gpu,
+        forest,
+    )
+
+
+@contextmanager
+def _within(seconds: float, work: str, setting: str) -> Iterator[None]:
+    """Raises RemoteError when the work in this process takes longer."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise RemoteError(f"{work} was not done within {seconds:g} seconds. If it is just slow, raise {setting}.")
+
+    before: Any = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Keeps back what libraries print, some of them past Python, and shows it if they fail."""
+    with tempfile.TemporaryFile() as kept:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = os.dup(1), os.dup(2)
+        try:
+            os.dup2(kept.fileno(), 1)
+            os.dup2(kept.fileno(), 2)
+            yield
+        except Exception:
+            kept.seek(0)
+            os.write(before[1], kept.read())
+            raise
+        finally:
+            for number, saved in enumerate(before, 1):
+                os.dup2(saved, number)
+                os.close(saved)
+
+
+def _console() -> Console:
+    """Standard output, which may be a file or a pipe, and may not know every character of an answer."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)

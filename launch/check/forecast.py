@@ -1,0 +1,160 @@
+"""What a step will take: memory by process, and seconds by phase."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import Config
+from launch.check.look import Look, nodes, thinned
+from trainer.advantages import Lesson, assign
+from trainer.forest import Forest, pack
+from trainer.probe import UpdateCost
+
+ITEM_BYTES = {"bfloat16": 2, "float32": 4}
+
+LOGITS_BYTES = 3 * (64 << 20)
+"""The logits of some parents, their softmax, and the gradient: `trainer.policy.LOGITS_AT_ONCE` each."""
+
+LIBRARIES_BYTES = {"engine": 1 << 30, "rank": 3 << 28}
+"""A process before it holds a model: Python, torch, and vLLM or DeepSpeed, as far as it is not shared."""
+
+PUBLISHING_COPIES = 5
+"""Times that every weight is copied on its way: into the bucket, shared memory, the engine's, packed, and summed."""
+
+PROBE_NODES = 256
+"""Of the forest that the cost of an update is measured on: as small as gives steady figures."""
+
+RANGE = 0.5, 2.0
+"""A step may take between so many times what is predicted, which extrapolates from short measurements on a machine
+whose other work comes and goes."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """memory: bytes by process and part, each rank and engine alike. seconds: of an early step, by phase.
+
+    tree_tokens: of that step's update. available: bytes of memory free for all processes of this machine; None on
+    GPUs, whose memory is divided by engine.gpu_memory_utilization.
+    """
+
+    memory: Mapping[str, Mapping[str, float]]
+    available: float | None
+    seconds: Mapping[str, float]
+    tree_tokens: float
+
+    @property
+    def seconds_per_step(self) -> float:
+        return sum(self.seconds.values())
+
+
+EXAMPLE_FORECAST = Forecast(
+    memory={"rank": {"weights": 5.4e8, "gradients": 5.4e8, "optimizer": 1.1e9}, "engine": {"weights": 5.4e8}},
+    available=2.1e10,
+    seconds={"sampling": 1.6, "update": 6.1, "publishing": 1.2},
+    tree_tokens=1400.0,
+)
+
+
+def probe_forest(look: Look, config: Config) -> Forest:
+    """Of what was seen, `PROBE_NODES` at most: the trees that a rank would compute."""
+    lessons = _lessons(look, config)
+    return pack(lessons, 1, min(PROBE_NODES, config.training.micro_batch_tokens)).forests[0][0]
+
+
+def forecast(look: Look, config: Config, cost: UpdateCost, forks: bool) -> Forecast:
+    """Of a step on groups like those seen; the policy sharpens as it learns, and then steps take less.
+
+    forks: whether groups are sampled by forking, so that sampling takes as long as there are distinct tokens.
+    """
+    sampling, training = config.sampling, config.training
+    lessons = _lessons(look, config)
+    groups = [lesson.scored.group for lesson in lessons]
+    scale = sampling.prompts_per_step / len(lessons)
+    tree_tokens = step_tree_tokens(lessons, config)
+
+    seen = [group.group for group in look.groups]
+    wanted = nodes(groups) / nodes(seen) if forks else sampling.num_generations / seen[0].num_generations
+    batches = nodes(seen) / look.nodes
+    sample = look.seconds * batches * wanted * scale / config.engine.engines
+
+    passes = 1 + (1 / 3 if training.beta else 0)  # the reference model has a forward pass only
+    update = tree_tokens / training.ranks * cost.seconds_per_node * passes
+    update += cost.parameters / (training.ranks if training.zero_stage else 1) * cost.seconds_per_parameter
+
+    size = cost.parameters * ITEM_BYTES[cost.dtype]
+    micro_batch = min(training.micro_batch_tokens, tree_tokens / training.ranks)
+    return Forecast(
+        memory={
+            "rank": rank_bytes(config, cost, micro_batch),
+            "engine": {
+                "weights": float(size),
+                "keys and values": float(config.engine.kv_cache_gib << 30),
+                "libraries": float(LIBRARIES_BYTES["engine"]),
+            },
+        },
+        available=None if cost.gpu else available_memory(),
+        seconds={
+            "sampling": sample,
+            "update": update * training.num_iterations,
+            "publishing": size * PUBLISHING_COPIES * cost.seconds_per_byte,
+        },
+        tree_tokens=tree_tokens,
+    )
+
+
+def step_tree_tokens(lessons: Sequence[Lesson], config: Config) -> float:
+    """Nodes of a step's forests. What prompts have in common is in a forest once, so every group more than those seen
+    counts as what the later half of them added."""
+
+    def planted(number: int) -> int:
+        return pack(lessons[:number], config.training.ranks, config.training.micro_batch_tokens).tree_tokens
+
+    wanted, known = config.sampling.prompts_per_step, len(lessons)
+    if wanted <= known:
+        return planted(wanted)
+    half = known // 2
+    added = (planted(known) - (planted(half) if half else 0)) / (known - half)
+    return planted(known) + added * (wanted - known)
+
+
+def rank_bytes(config: Config, cost: UpdateCost, micro_batch_nodes: float) -> dict[str, float]:
+    """What a DeepSpeed rank holds (ZeRO, arXiv 1910.02054, section 3.1): AdamW has two float32 moments, and master
+    weights where the weights are bfloat16 or the stage splits the optimizer's state."""
+    training = config.training
+    ranks, stage = training.ranks, training.zero_stage
+    count, item = cost.parameters, ITEM_BYTES[cost.dtype]
+    masters = 4 if stage or cost.dtype == "bfloat16" else 0
+    reference = count * item if training.beta else 0
+    return {
+        "weights": count * item / (ranks if stage >= 3 else 1) + reference,
+        "gradients": count * item / (ranks if stage >= 2 else 1),
+        "optimizer": count * (8 + masters) / (ranks if stage >= 1 else 1),
+        "activations": cost.bytes_per_node * micro_batch_nodes + LOGITS_BYTES,
+        "libraries": float(LIBRARIES_BYTES["rank"]),
+    }
+
+
+def available_memory() -> float:
+    """Bytes that processes can still get: of the machine, or of the control group that this process is in."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        used = float((limit.parent / "memory.current").read_text(encoding="ascii"))
+        free = min(free, float(text) - used)
+    return free
+
+
+def total(forecast: Forecast, config: Config) -> float:
+    """Bytes of all ranks and engines."""
+    return (
+        sum(forecast.memory["rank"].values()) * config.training.ranks
+        + sum(forecast.memory["engine"].values()) * config.engine.engines
+    )
+
+
+def _lessons(look: Look, config: Config) -> Sequence[Lesson]:
+    """Every group seen, at the size it will have. Whether it teaches does not matter to what its tree costs."""
+    size = config.sampling.num_generations
+    plain = config.training.model_copy(update={"mask_truncated_completions": False})
+    return assign([thinned(group, size, config.seed) for group in look.groups], plain)

@@ -1,0 +1,176 @@
+"""Could this run learn? What was seen, judged as a run judges itself (`trainer.diagnosis`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from configs.schema import Config, without_best
+from launch.check.forecast import RANGE, Forecast, total
+from launch.check.look import Look, count, share
+from rewards.task import Task
+from trainer.chances import chance_of_right
+from trainer.diagnosis import TIMED_STEPS, Cause, Diagnosis, data_too_large, unverifiable_reward, why_silent
+from trainer.history import History, Step, of_group
+from trainer.scored import ScoredGroup
+from trainer.signal import MANY_MISSES, classify, spreads, teaches
+
+MOST = 0.5
+"""Share of the completions from which on a flaw is worth a warning."""
+
+LEARNING_RATES = 1e-7, 1e-3
+"""Below, AdamW hardly moves a weight in a run's time; above, it undoes in a few steps what pre-training made."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """sentence: what is the matter, with numbers. advice: one sentence, with settings. fatal: the run could not
+    learn."""
+
+    cause: Cause | Literal["memory"]
+    sentence: str
+    advice: str
+    fatal: bool
+
+
+EXAMPLE_FINDING = Finding(
+    cause="truncated",
+    sentence="No group could learn: 97 % of 2,048 completions were cut off at sampling.max_completion_length 4.",
+    advice="Raise sampling.max_completion_length to 16, or ask for shorter answers with task.system_prompt.",
+    fatal=True,
+)
+
+
+def judge(look: Look, config: Config, task: Task, forecast: Forecast) -> tuple[Finding, ...]:
+    """Everything that stands in the way, what the run could not learn with first; empty if nothing does."""
+    history = _history(look, config, task)
+    found = [*_silence(look, history, task), *_too_large(history, forecast)]
+    if not any(finding.fatal for finding in found):
+        found += [*_flaws(look, config), *_learning_rate(config), *_memory(config, forecast)]
+    return tuple(sorted(found, key=lambda finding: not finding.fatal))
+
+
+def learns_from(scored: ScoredGroup, config: Config, best_reward: float) -> bool:
+    """Whether the run would train on such a group, by its rewards or, after some visits without a right answer at the
+    latest, to spread it over its answers."""
+    kind, mode = classify(scored, best_reward), without_best(config)
+    by_rewards = teaches(scored, kind, best_reward, mode, config.sampling.temperature)
+    return by_rewards or spreads(scored, kind, best_reward, mode, MANY_MISSES)
+
+
+def _history(look: Look, config: Config, task: Task) -> History:
+    """One step that visited all that was seen, at the temperatures that the run could reach."""
+    hotter = [
+        group
+        for temperature, groups in sorted(look.others.items())
+        if config.signal.rescue and temperature > config.sampling.temperature
+        for group in groups
+    ]
+    seen = tuple(
+        of_group(group, classify(group, task.best_reward), learns_from(group, config, task.best_reward), shift=None)
+        for group in (*look.groups, *hotter)
+    )
+    mean = sum(group.reward_mean for group in look.groups) / len(look.groups)
+    step = Step(seen, updated=False, reward_start=mean, reward_now=mean, grad_norm=0.0, kl=0.0, seconds=0.0)
+    empty = History(config, task.best_reward, len(task.prompts), reached=not look.unsolved)
+    return empty.record(step, exhausted=True, seconds=0.0)
+
+
+def _silence(look: Look, history: History, task: Task) -> Iterator[Finding]:
+    """No group to learn from, or a reward that would be learnt without its being right."""
+    if look.unsolved and history.silent_steps:
+        yield _finding(why_silent(history, look.trial), fatal=True)
+    elif found := unverifiable_reward(replace(history, reached=not look.unsolved), look.trial):
+        if not look.unsolved:
+            yield _finding(found, fatal=True)
+            return
+        yield Finding(
+            found.cause,
+            "The reward does not depend on the question: different answers earn the best reward, "
+            f"{task.best_reward:g}, as answers to any of the prompts.",
+            found.advice,
+            # Without answers in the data it may be meant so: a style can be learnt.
+            fatal=any(prompt.columns.keys() - {"id"} for prompt in task.prompts),
+        )
+
+
+def _too_large(history: History, forecast: Forecast) -> Iterator[Finding]:
+    """A budget that would not do even if steps were as fast as they may be."""
+    fastest = replace(history.steps[0], seconds=forecast.seconds_per_step * RANGE[0])
+    if found := data_too_large(replace(history, steps=(fastest,) * TIMED_STEPS)):
+        yield _finding(found, fatal=True)
+
+
+def _flaws(look: Look, config: Config) -> Iterator[Finding]:
+    """What will make a run that can learn slow to begin."""
+    unsolved, sampling = look.unsolved, config.sampling
+    if not unsolved:
+        return
+    samples = sum(group.group.num_generations for group in unsolved)
+    if (truncated := share(unsolved, "truncated")) >= MOST:
+        yield Finding(
+            "truncated",
+            f"{truncated:.0%} of {samples:,} completions were cut off at sampling.max_completion_length "
+            f"{sampling.max_completion_length}.",
+            f"If answers need more room, raise it to {4 * sampling.max_completion_length}.",
+            fatal=False,
+        )
+    if (malformed := share(unsolved, "malformed")) >= MOST:
+        yield Finding(
+            "format_never_met",
+            f"{malformed:.0%} of {samples:,} completions are no answer in the task's format.",
+            "The run can learn the format; examples (task.few_shot, or in the prompts) would spare it that.",
+            fatal=False,
+        )
+    if all(classify(group, config.task.best_reward) == "collapsed" for group in unsolved):
+        yield Finding(
+            "temperature_trap",
+            f"All {len(unsolved)} unsolved groups are (nearly) one wrong text at sampling.temperature "
+            f"{sampling.temperature:g}; only rescues, at higher temperatures, can learn.",
+            "Set sampling.temperature to what is recommended above.",
+            fatal=False,
+        )
+    elif config.task.name and not any(count(group, "correct") for group in unsolved):
+        size = unsolved[0].group.num_generations
+        yield Finding(
+            "out_of_reach",
+            f"No right answer is among {samples:,} completions of {len(unsolved)} unsolved prompts: the chance of "
+            f"one in the next {size} is {chance_of_right(0, samples, size):.1%}, in the next {4 * size} "
+            f"{chance_of_right(0, samples, 4 * size):.1%}.",
+            "Training begins with what is closest; easier questions or examples (task.few_shot) bring right answers "
+            "sooner.",
+            fatal=False,
+        )
+
+
+def _learning_rate(config: Config) -> Iterator[Finding]:
+    rate, (low, high) = config.training.learning_rate, LEARNING_RATES
+    if rate < low:
+        yield Finding(
+            "learning_rate_too_low",
+            f"training.learning_rate {rate:g} is below {low:g}: the policy would hardly move.",
+            "1e-6 to 5e-5 is usual.",
+            fatal=False,
+        )
+    if rate > high:
+        yield Finding(
+            "learning_rate_too_high",
+            f"training.learning_rate {rate:g} is above {high:g}: the policy may fall apart in a few steps.",
+            "1e-6 to 5e-5 is usual.",
+            fatal=False,
+        )
+
+
+def _memory(config: Config, forecast: Forecast) -> Iterator[Finding]:
+    needed = total(forecast, config)
+    if forecast.available is not None and needed > forecast.available:
+        yield Finding(
+            "memory",
+            f"The run may need {needed / 2**30:.1f} GiB, and {forecast.available / 2**30:.1f} GiB are free.",
+            "Lower training.micro_batch_tokens or engine.kv_cache_gib, set training.gradient_checkpointing: true, or "
+            "take a smaller model.",
+            fatal=False,
+        )
+
+
+def _finding(diagnosis: Diagnosis, fatal: bool) -> Finding:
+    return Finding(diagnosis.cause, diagnosis.verdict, diagnosis.advice, fatal)

@@ -1,0 +1,151 @@
+"""A look at the untrained policy: real groups of a few prompts, scored."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from configs.schema import Config
+from generation.engine import SampleRequest, seed_of
+from generation.groups import Group
+from launch.bench.measure import tree_nodes
+from rewards.prompts import Prompt, Reason
+from rewards.task import Task
+from trainer.ports import Generator, Scorer
+from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
+from trainer.signal import Kind, classify
+from trainer.trial import EXAMPLE_TRIAL, Trial, hold
+
+PROMPTS = 8
+SAMPLES = 256
+SECONDS = 15.0
+"""Sampling that would take longer, warm, is left out, but for four prompts."""
+
+OTHER_TEMPERATURES = (0.7, 1.0, 1.4)
+OTHER_PROMPTS = 4
+"""Prompts that are sampled at other temperatures too: enough to compare, and quick."""
+
+NEAR = 1.15
+"""Temperatures no further apart than this factor are one."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen.
+
+    groups: at `sampling.temperature`, of a few prompts drawn from the data set; the first of them are those of
+        `others`. kinds: of each. others: temperature -> groups, at further temperatures.
+    trial: what the reward function itself depends on.
+    nodes, seconds: of the prefix trees of the last and largest batch, and what sampling it took.
+    """
+
+    groups: tuple[ScoredGroup, ...]
+    kinds: tuple[Kind, ...]
+    others: Mapping[float, tuple[ScoredGroup, ...]]
+    trial: Trial
+    nodes: int
+    seconds: float
+
+    @property
+    def unsolved(self) -> tuple[ScoredGroup, ...]:
+        """The groups that are not solved."""
+        return tuple(group for group, kind in zip(self.groups, self.kinds, strict=True) if kind != "solved")
+
+
+EXAMPLE_LOOK = Look((EXAMPLE_SCORED_GROUP,), ("learning",), {}, EXAMPLE_TRIAL, nodes=40, seconds=0.8)
+
+
+def look(
+    config: Config,
+    task: Task,
+    generator: Generator,
+    scorer: Scorer,
+    phase: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Look:
+    """Samples and scores; about `SECONDS` of sampling, longer only where two prompts take longer."""
+    prompts = drawn(task.prompts, config.seed)
+    size = max(SAMPLES, config.sampling.num_generations)
+    temperature = config.sampling.temperature
+
+    def sample(chosen: Sequence[Prompt], at: float) -> tuple[tuple[ScoredGroup, ...], float]:
+        phase(f"sampling {len(chosen)} × {size} at temperature {at:g}")
+        began = clock()
+        groups = generator.sample(
+            [SampleRequest(p, size, at, seed_of(config.seed, "check", at, p.id)) for p in chosen]
+        )
+        return scorer.score(groups), clock() - began
+
+    # The first prompt warms the engine up. Batches like a step's: a single prompt leaves the engine half idle.
+    groups, seconds = sample(prompts[:1], temperature)
+    latest, start = groups, clock()
+    for first, last in ((1, 4), (4, 8)):
+        chosen = prompts[first:last]
+        if not chosen or (first > 1 and clock() - start + seconds > SECONDS):
+            break
+        latest, seconds = sample(chosen, temperature)
+        groups += latest
+
+    kinds = tuple(classify(group, task.best_reward) for group in groups)
+    others = {}
+    wanted = [at for at in OTHER_TEMPERATURES if max(at / temperature, temperature / at) > NEAR]
+    hottest = config.signal.rescue_max_temperature
+    if not {"learning", "solved"} & {*kinds} and hottest > max(*OTHER_TEMPERATURES, temperature) * NEAR:
+        wanted.append(hottest)
+    for at in wanted:
+        if clock() - start + seconds > SECONDS:
+            break
+        others[at], _ = sample(prompts[: min(OTHER_PROMPTS, len(groups))], at)
+    trial = hold(groups, [scored.group.prompt for scored in groups], task.best_reward, scorer.score)
+    return Look(groups, kinds, others, trial, nodes([scored.group for scored in latest]), seconds)
+
+
+def drawn(prompts: Sequence[Prompt], seed: int) -> tuple[Prompt, ...]:
+    """`PROMPTS` of them, by chance: data sets are often in some order."""
+    order = np.random.default_rng([seed, PROMPTS]).permutation(len(prompts))
+    return tuple(prompts[index] for index in order[:PROMPTS])
+
+
+def nodes(groups: Sequence[Group]) -> int:
+    """Nodes of the completions' prefix trees: what forking computes."""
+    return sum(tree_nodes([c.token_ids.tolist() for c in group.completions]) for group in groups)
+
+
+def thinned(scored: ScoredGroup, n: int, seed: int) -> ScoredGroup:
+    """`n` of the group's samples, drawn without replacement: samples are exchangeable, so this is a group of `n`."""
+    group = scored.group
+    if n >= group.num_generations:
+        return scored
+    counts = np.random.default_rng(seed_of(seed, "thinned", group.prompt.id)).multivariate_hypergeometric(
+        group.counts, n
+    )
+    kept = [index for index in range(len(counts)) if counts[index]]
+    completions = tuple(replace(group.completions[index], count=int(counts[index])) for index in kept)
+    return ScoredGroup(replace(group, completions=completions), tuple(scored.verdicts[index] for index in kept))
+
+
+def counts_by_reward(scored: ScoredGroup) -> dict[float, int]:
+    """reward -> samples."""
+    counts: Counter[float] = Counter()
+    for verdict, completion in zip(scored.verdicts, scored.group.completions, strict=True):
+        counts[verdict.reward] += completion.count
+    return dict(counts)
+
+
+def count(scored: ScoredGroup, reason: Reason) -> int:
+    """Samples with that verdict."""
+    pairs = zip(scored.verdicts, scored.group.completions, strict=True)
+    return sum(completion.count for verdict, completion in pairs if verdict.reason == reason)
+
+
+def share(groups: Sequence[ScoredGroup], reason: Reason) -> float:
+    """Share of all the groups' samples with that verdict."""
+    return sum(count(group, reason) for group in groups) / sum(group.group.num_generations for group in groups)
+
+
+def distinct_share(groups: Sequence[ScoredGroup]) -> float:
+    """Distinct texts of each group, over samples."""
+    texts = sum(len({completion.text for completion in group.group.completions}) for group in groups)
+    return texts / sum(group.group.num_generations for group in groups)

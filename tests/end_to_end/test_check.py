@@ -1,0 +1,40 @@
+"""`cohort check` with a tiny model on the real vLLM."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.runs import cohort, write_config
+from tests.tiny import make_tiny_model
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+
+TASK = {"name": "comparison", "size": 8}
+
+
+def test_a_model_that_answers_could_learn(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "model", taught=True)
+    path = write_config(tmp_path / "compare.yaml", model, task=TASK, run={"target_reward": 0.995, "max_steps": 150})
+    with cohort("check", path, cwd=tmp_path) as run:
+        status, out, err = run.finish()
+        assert (status, err) == (0, ""), out + err
+        assert run.left_behind() == []
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[-1] == "This run could learn: 8 of 8 groups have signal."
+    assert "'Yes'" in out and "'No'" in out
+    assert "Recommended: sampling.num_generations" in out
+    assert not (tmp_path / "runs").exists()  # nothing was trained
+
+
+def test_answers_that_are_all_cut_off_could_not(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "model", taught=True)
+    # An answer is a word and the end of the turn: two tokens.
+    sampling = {"max_completion_length": 1}
+    path = write_config(tmp_path / "cramped.yaml", model, task=TASK, sampling=sampling, run={"max_steps": 150})
+    with cohort("check", path, cwd=tmp_path) as run:
+        status, out, err = run.finish()
+        assert (status, err) == (3, ""), out + err
+    verdict = " ".join(out[out.index("This run could not learn") :].split())
+    assert verdict.startswith("This run could not learn (truncated). No group could learn: 100")
+    assert "Raise sampling.max_completion_length to 4" in verdict
