@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs.schema import TrainingSettings
-from rewards.prompts import Verdict
+from rewards.prompts import Reason, Verdict
 from trainer.advantages import EXAMPLE_LESSON, Lesson, _capped, assign, spread
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 
@@ -90,7 +90,12 @@ def test_no_answer_keeps_more_than_its_share() -> None:
 
 def test_spreading_leads_away_from_crowding_answers_and_from_none() -> None:
     # Of 8 samples, 4 say 11 (in two ways), 2 say 12, 2 say nothing: an even half for each of the two answers.
-    texts = [("11", 3, "wrong"), ("11.", 1, "wrong"), ("12", 2, "wrong"), ("Hm", 2, "malformed")]
+    texts: list[tuple[str, int, Reason]] = [
+        ("11", 3, "wrong"),
+        ("11.", 1, "wrong"),
+        ("12", 2, "wrong"),
+        ("Hm", 2, "malformed"),
+    ]
     completions = tuple(
         replace(EXAMPLE_SCORED_GROUP.group.completions[0], text=text, count=count) for text, count, _ in texts
     )
