@@ -20,6 +20,8 @@ def main(*runs: str, picture: str) -> None:
     )
     for run, axes in zip(runs, panels.flat, strict=False):
         draw(Path(run), axes)
+    for axes in panels.flat[len(runs) :]:
+        axes.axis("off")
     figure.savefig(picture, dpi=110)
 
 
@@ -30,7 +32,7 @@ def draw(run: Path, axes: Axes) -> None:
     seconds = [step["seconds_total"] for step in steps]
     axes.plot(seconds, [step["reward_mean"] for step in steps], color="tab:blue", label="mean reward of the step")
     axes.axhline(1.0, color="0.8", linewidth=1, zorder=0)
-    axes.set(xlabel="seconds of training", ylabel="mean reward", ylim=(-1.05, 1.1))
+    axes.set(xlabel="seconds of training", ylabel="mean reward", ylim=(-1.05, 1.6))
     solved = axes.twinx()
     solved.step(
         seconds,
@@ -39,8 +41,8 @@ def draw(run: Path, axes: Axes) -> None:
         color="tab:orange",
         label="prompts solved",
     )
-    solved.set(ylabel="prompts solved", ylim=(0, summary["prompts"] * 1.1 / 1.05))
-    axes.legend(handles=[*axes.lines[:1], *solved.lines], loc="lower right")
+    solved.set(ylabel="prompts solved", ylim=(0, summary["prompts"] * 2.65 / 2.05))
+    axes.legend(handles=[*axes.lines[:1], *solved.lines], loc="upper left")
     for spine in (*axes.spines.values(), *solved.spines.values()):
         spine.set_visible(spine.spine_type in ("left", "right", "bottom"))
     axes.set_title(
