@@ -6,6 +6,9 @@ BIN := .venv/bin
 # Which vLLM to install: `gpu` where nvidia-smi lists one, else `cpu`. `make setup HARDWARE=cpu` decides otherwise.
 HARDWARE ?= $(if $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null)),gpu,cpu)
 
+# One more extra of pyproject.toml, as in `make setup EXTRAS=reasoning_gym`, which needs a C compiler.
+EXTRAS ?=
+
 # Without .pyc files importing vLLM and torch takes three times as long, in every process of a run.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONUNBUFFERED := 1
@@ -49,7 +52,7 @@ setup: .venv/.installed ## create .venv and install everything into it; does not
 	@echo "==> Installing Cohort and its libraries for $(HARDWARE) into .venv (a few GB; minutes, depending on the network)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet 'uv>=0.13,<0.14'
-	$(BIN)/uv pip install --python $(BIN)/python $(TORCH) --editable '.[$(HARDWARE),dev,wandb,reasoning_gym]'
+	$(BIN)/uv pip install --python $(BIN)/python $(TORCH) --editable '.[$(HARDWARE),dev,wandb$(EXTRAS:%=,%)]'
 	@touch $@
 
 demo: .venv/.installed ## train SmolLM2-135M on the comparison task until every prompt is solved

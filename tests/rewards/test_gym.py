@@ -9,7 +9,6 @@ from functools import cache
 from itertools import islice
 
 import pytest
-import reasoning_gym
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,8 @@ from rewards.errors import TaskError
 from rewards.judges import GymJudge
 from rewards.prompts import Message, Verdict
 from rewards.task import Task, load_task
+
+reasoning_gym = pytest.importorskip("reasoning_gym", reason="the extra reasoning_gym is not installed")
 
 VARIED = [
     "chain_sum",  # a number
