@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import Shaping, TaskSettings
-from rewards import gym, gym_scores
+from rewards import gym
 from rewards.errors import TaskError
 from rewards.judges import GymJudge
 from rewards.prompts import Message, Verdict
 from rewards.task import Task, load_task
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="the extra reasoning_gym is not installed")
+gym_scores = pytest.importorskip("rewards.gym_scores")
 
 VARIED = [
     "chain_sum",  # a number
