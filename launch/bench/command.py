@@ -65,7 +65,7 @@ def settled(sweep: Sweep) -> Config:
             "warmup_steps": 0,
             "mask_truncated_completions": False,
         },
-        signal={"rescue": False},
+        signal={"rescue": False, "without_best": "train", "stop_without_signal": False},
         run={
             "max_steps": sweep.repeats + 1,
             "max_seconds": None,
