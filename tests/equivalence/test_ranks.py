@@ -212,7 +212,7 @@ def test_a_loss_that_is_no_number_is_refused(results: Results) -> None:
     (done,) = results(1, "broken")
     assert done.error is not None
     assert done.error.startswith("The loss on rank 0 is ")
-    assert "training.learning_rate 0.001 is the likely cause" in done.error
+    assert "training.learning_rate 0.001 is the likely cause: lower it" in done.error
     assert all(torch.equal(weight, start(results)[name]) for name, weight in done.weights.items())
 
 
