@@ -125,15 +125,17 @@ def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -
             f"task.size: {settings.size} is more than {name} has: {available} different questions in the range "
             f"[{low}, {high}] for task.split {split}. Lower task.size, or widen task.range."
         )
-    if whole:  # examples from the numbers above, so that none is a question of the task
-        above = TASKS[name](high + 1, high + 1 + max(high - low, settings.few_shot))
-        asked, examples = task.questions(seed), above.questions(seed)
-    else:
-        asked = shares.take(task.questions(seed), split)
-        examples = shares.take(task.questions(seed), "examples")
-    opening = _opening(settings, examples)
+    asked = task.questions(seed) if whole else shares.take(task.questions(seed), split)
+    examples = task.questions(seed) if whole else shares.take(task.questions(seed), "examples")
+    shown = list(islice(examples, settings.few_shot + 1))  # one to spare: none is shown before itself
     prompts = [
-        _prompt(question, opening, {"answer": question.answer}, tokenize) for question in islice(asked, settings.size)
+        _prompt(
+            question,
+            _opening(settings, (example for example in shown if example.id != question.id)),
+            {"answer": question.answer},
+            tokenize,
+        )
+        for question in islice(asked, settings.size)
     ]
     return Task(tuple(prompts), best_reward=1.0, judge=BuiltinJudge(task, settings.shaping))
 
@@ -186,8 +188,8 @@ def _opening(settings: TaskSettings, examples: Iterable[Question]) -> tuple[Mess
     shown = list(islice(examples, settings.few_shot))
     if len(shown) < settings.few_shot:
         raise TaskError(
-            f"task.few_shot: {settings.few_shot} is too many: {settings.name} has {len(shown)} questions set aside "
-            "as examples. Lower it."
+            f"task.few_shot: {settings.few_shot} is too many: {settings.name} has {len(shown)} questions to show as "
+            "examples. Lower it."
         )
     if not all(example.answer for example in shown):
         raise TaskError(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rewards.prompts import Reason
 from trainer.alarm import Alarm
@@ -19,11 +20,11 @@ class StepMetrics:
     """One step of the loop. Times are seconds; a step without an update has zeros from `loss` on.
 
     policy_version: that the step's groups were sampled with.
-    reward_mean, reward_std: over all samples of the step.
+    reward_mean, reward_std: over the samples of the step, every group weighing the same.
     groups_*: how many groups were of each kind; `groups_trained` were updated on, `groups_spread` of them
         not by their rewards; `groups_rescued` were sampled hotter, or more of them.
     completions: samples; distinct_completions: of them different from one another within a group.
-    truncated, malformed, correct: share of the samples with that verdict.
+    truncated, malformed, correct: share of a group's samples with that verdict, mean over groups.
     tree_tokens: tokens that the update processed; dense_tokens: that one row per sample would have had.
     kl: to the reference model, per token, 0 without one. clip_fraction: share of tokens whose gradient was clipped.
     logprob_gap: mean |trainer - sampler| log-probability per token.
@@ -69,7 +70,8 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of the samples. distinct: how many different texts there are to a sample; the others by verdict."""
+    """Of a group's samples, mean over groups. distinct: how many different texts there are to a sample; the others by
+    verdict."""
 
     distinct: float
     correct: float
@@ -82,15 +84,24 @@ EXAMPLE_SHARES = Shares(distinct=0.016, correct=0.75, wrong=0.25, malformed=0.0,
 
 
 def of_groups(scored: Sequence[ScoredGroup]) -> Shares:
-    """The shares over all samples of the groups; texts are different within a group."""
-    counts = np.concatenate([group.group.counts for group in scored])
+    """The shares in the groups; texts are different within a group."""
+    weights = _weights(scored)
     reasons = np.concatenate([[verdict.reason for verdict in group.verdicts] for group in scored])
-    texts = sum(len({completion.text for completion in group.group.completions}) for group in scored)
+    texts = [
+        len({completion.text for completion in group.group.completions}) / group.group.num_generations
+        for group in scored
+    ]
 
     def share(reason: Reason) -> float:
-        return float(counts[reasons == reason].sum() / counts.sum())
+        return float(weights[reasons == reason].sum())
 
-    return Shares(texts / int(counts.sum()), share("correct"), share("wrong"), share("malformed"), share("truncated"))
+    return Shares(float(np.mean(texts)), share("correct"), share("wrong"), share("malformed"), share("truncated"))
+
+
+def _weights(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
+    """[completions of all groups], adding up to 1: of a group that was sampled more often each sample weighs less, or
+    the prompts that need a rescue would look like all of them."""
+    return np.concatenate([group.group.counts / group.group.num_generations for group in scored]) / len(scored)
 
 
 NO_UPDATE = RankReport(loss=0.0, kl=0.0, clip_fraction=0.0, logprob_gap=0.0, grad_norm=0.0, learning_rate=0.0)
@@ -116,8 +127,8 @@ def of_step(
     scoring, updating and publishing, on the clock of `start`, the run's start.
     """
     rewards = np.concatenate([group.rewards for group in scored])
-    counts = np.concatenate([group.group.counts for group in scored])
-    mean = float(np.average(rewards, weights=counts))
+    weights = _weights(scored)
+    mean = float(np.average(rewards, weights=weights))
     shares = of_groups(scored)
     phases = np.diff(times)
     report = report or NO_UPDATE
@@ -125,7 +136,7 @@ def of_step(
         step=step,
         policy_version=scored[0].group.policy_version,
         reward_mean=mean,
-        reward_std=float(np.sqrt(np.average((rewards - mean) ** 2, weights=counts))),
+        reward_std=float(np.sqrt(np.average((rewards - mean) ** 2, weights=weights))),
         groups_learning=kinds.count("learning"),
         groups_solved=kinds.count("solved"),
         groups_collapsed=kinds.count("collapsed"),
@@ -134,8 +145,8 @@ def of_step(
         groups_spread=groups_spread,
         groups_rescued=groups_rescued,
         prompts_solved=prompts_solved,
-        completions=int(counts.sum()),
-        distinct_completions=len(counts),
+        completions=sum(group.group.num_generations for group in scored),
+        distinct_completions=len(rewards),
         truncated=shares.truncated,
         malformed=shares.malformed,
         correct=shares.correct,

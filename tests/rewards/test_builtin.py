@@ -181,19 +181,27 @@ def test_the_number_of_prompts_decides_nothing_else(name: str) -> None:
     assert fewer.prompts == more.prompts[:5]
 
 
-@pytest.mark.parametrize(("name", "high"), [("binary", 15), ("binary", 0), ("comparison", 6), ("arithmetic", 4)])
-def test_a_small_task_is_asked_whole_and_shows_examples_from_above(name: str, high: int) -> None:
+@pytest.mark.parametrize(("name", "high"), [("binary", 15), ("binary", 5), ("comparison", 6), ("arithmetic", 4)])
+def test_a_small_task_is_asked_whole_and_shows_its_other_questions(name: str, high: int) -> None:
     task = TASKS[name](0, high)
     made = make(name=name, range=(0, high), size=task.capacity, few_shot=5)
     asked, shown = user_turns(made)
     assert asked == {question.text for question in task.questions(0)}
-    assert len(shown) == 5 and not asked & shown
+    assert len(shown) == 6 and shown <= asked
     for prompt in made.prompts:
+        examples = [message["content"] for message in prompt.messages[:-1:2]]
+        assert len(set(examples)) == 5 and prompt.messages[-1]["content"] not in examples
         assert all(judged(made, message["content"]).reason != "malformed" for message in prompt.messages[1:-1:2])
     with pytest.raises(
         TaskError, match=rf"test: {name} has only {task.capacity} questions .* \[0, {high}\].*50 or more"
     ):
         make(name=name, range=(0, high), size=1, split="test")
+
+
+def test_a_task_of_few_questions_has_one_example_less() -> None:
+    assert len(make(name="binary", range=(0, 2), size=3, few_shot=2).prompts) == 3
+    with pytest.raises(TaskError, match=r"task.few_shot: 3 .* binary has 2 .*Lower it"):
+        make(name="binary", range=(0, 2), size=3, few_shot=3)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -1,6 +1,7 @@
 """The loop against fakes: the order of events, what is skipped, and why a run ends."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -8,12 +9,24 @@ import pytest
 
 from configs.loading import load
 from configs.schema import Config
+from generation.engine import SampleRequest
 from generation.groups import Group
 from rewards.prompts import Prompt, Verdict
-from tests.fakes import FakeGenerator, FakeJournal, FakeLearner, FakeModel, FakePublisher, FakeScorer, prompt
+from tests.fakes import (
+    FakeGenerator,
+    FakeJournal,
+    FakeLearner,
+    FakeModel,
+    FakePublisher,
+    FakeScorer,
+    completion,
+    prompt,
+)
 from trainer import loop
+from trainer.forest import Batch
 from trainer.metrics import Result
-from trainer.ports import Ports, Scorer
+from trainer.ports import Generator, Learner, Ports, Scorer
+from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
 
 PROMPTS = [prompt(f"p{index}") for index in range(4)]
@@ -26,6 +39,10 @@ def config(tmp_path: Any, training: dict[str, Any] | None = None, **run: Any) ->
     return load(path, {**sections, "training": training or {}, "run": run})
 
 
+def with_signal(settings: Config, **signal: Any) -> Config:
+    return settings.model_copy(update={"signal": settings.signal.model_copy(update=signal)})
+
+
 def run(
     settings: Config,
     model: FakeModel,
@@ -33,13 +50,20 @@ def run(
     interrupted: Callable[[], bool] = lambda: False,
     clock: Iterator[int] | None = None,
     logprob_gap: float = 0.001,
+    generator: Generator | None = None,
     scorer: Scorer | None = None,
+    learner: Learner | None = None,
     prompts: Sequence[Prompt] = PROMPTS,
 ) -> tuple[Result, FakeJournal]:
     journal = FakeJournal()
     ticks = clock or count()
-    learner = FakeLearner(model, logprob_gap)
-    ports = Ports(FakeGenerator(model), scorer or FakeScorer(), learner, FakePublisher(model), journal)
+    ports = Ports(
+        generator or FakeGenerator(model),
+        scorer or FakeScorer(),
+        learner or FakeLearner(model, logprob_gap),
+        FakePublisher(model),
+        journal,
+    )
     result = loop.train(
         settings,
         prompts,
@@ -101,21 +125,80 @@ def test_collapsed_prompts_climb_the_ladder_and_come_back(tmp_path: Any) -> None
 
 def test_a_prompt_that_is_never_right_is_sampled_more_and_hotter(tmp_path: Any) -> None:
     model = FakeModel(skill=0.0, pace=0.0)
-    settings = config(tmp_path, max_steps=9)
-    ladder = {"rescue_max_temperature": 1.0, "stop_without_signal": False}
-    settings = settings.model_copy(update={"signal": settings.signal.model_copy(update=ladder)})
+    settings = with_signal(config(tmp_path, max_steps=9), rescue_max_temperature=1.0, stop_without_signal=False)
     _, journal = run(settings, model)
     sizes = [{scored.group.num_generations for scored, _ in groups} for groups in journal.groups]
     assert sizes == [{8}] * 6 + [{32}] * 3  # 4 prompts, 2 a step: every one was visited three times
     assert [step.groups_rescued for step in journal.steps] == [0] * 6 + [2] * 3
-    off = settings.model_copy(update={"signal": settings.signal.model_copy(update={"rescue": False})})
-    _, journal = run(off, FakeModel(skill=0.0, pace=0.0))
+    _, journal = run(with_signal(settings, rescue=False), FakeModel(skill=0.0, pace=0.0))
     assert {scored.group.num_generations for groups in journal.groups for scored, _ in groups} == {8}
 
 
+@dataclass
+class NeverRight:
+    """A policy that never finds the right answer: `wrong`, and `crumbs` samples of something else."""
+
+    crumbs: int
+    requests: list[SampleRequest] = field(default_factory=list)
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        self.requests += requests
+        return tuple(self._group(request) for request in requests)
+
+    def _group(self, request: SampleRequest) -> Group:
+        rest = min(self.crumbs, request.num_generations - 1)
+        counts = {"wrong": request.num_generations - rest, "other": rest}
+        completions = tuple(completion(text, count) for text, count in counts.items() if count)
+        return Group(request.prompt, completions, request.temperature, 0)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A learner that keeps its batches."""
+
+    learner: Learner
+    batches: list[Batch] = field(default_factory=list)
+
+    def update(self, batch: Batch) -> RankReport:
+        self.batches.append(batch)
+        return self.learner.update(batch)
+
+
+def test_a_hotter_group_leaves_the_least_likely_tokens_out(tmp_path: Any) -> None:
+    generator = NeverRight(crumbs=0)
+    run(with_signal(config(tmp_path, max_steps=4), rescue_min_p=0.02), FakeModel(), generator=generator)
+    hot = {request.min_p for request in generator.requests if request.temperature > 1.0}
+    rest = {request.min_p for request in generator.requests if request.temperature <= 1.0}
+    assert (hot, rest) == ({0.02}, {0.0})
+
+
+def test_a_group_without_a_right_answer_is_led_away_from_the_crowd(tmp_path: Any) -> None:
+    model = FakeModel()
+    recorder = Recorder(FakeLearner(model))
+    run(config(tmp_path, max_steps=1), model, generator=NeverRight(crumbs=2), learner=recorder)
+    (batch,) = recorder.batches
+    crowd, rest = 0.5 / 0.75 - 1, 0.5 / 0.25 - 1  # wanted share over share, less 1
+    assert sorted(batch.forests[0][0].advantages) == pytest.approx([crowd] * 2 + [rest] * 2)
+
+
+def test_a_batchs_spread_is_over_groups_that_teach_nothing_too(tmp_path: Any) -> None:
+    class FirstIsSolved(FakeGenerator):
+        def _group(self, request: SampleRequest) -> Group:
+            if request.prompt.id != "p0":
+                return super()._group(request)
+            right = completion("right", request.num_generations)
+            return Group(request.prompt, (right,), request.temperature, 0)
+
+    model = FakeModel(skill=0.5)
+    recorder = Recorder(FakeLearner(model))
+    settings = config(tmp_path, {"scale_rewards": "batch"}, max_steps=1)
+    run(settings, model, generator=FirstIsSolved(model), learner=recorder, prompts=PROMPTS[:2])
+    std = 1.5 * (0.75 * 0.25) ** 0.5  # three of four samples are right
+    assert sorted(recorder.batches[0].forests[0][0].advantages) == pytest.approx([-0.75 / std, 0.75 / std], rel=1e-3)
+
+
 def test_without_rescue_a_collapsed_run_never_updates(tmp_path: Any) -> None:
-    settings = config(tmp_path, max_steps=5)
-    settings = settings.model_copy(update={"signal": settings.signal.model_copy(update={"rescue": False})})
+    settings = with_signal(config(tmp_path, max_steps=5), rescue=False)
     model = FakeModel(skill=0.0)
     run(settings, model)
     assert model.trained_version == 0
@@ -190,10 +273,6 @@ class AnythingGoes:
 
     def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
         return tuple(ScoredGroup(g, tuple(Verdict(1.0, "correct") for _ in g.completions)) for g in groups)
-
-
-def with_signal(settings: Config, **signal: Any) -> Config:
-    return settings.model_copy(update={"signal": settings.signal.model_copy(update=signal)})
 
 
 def test_a_run_without_signal_stops_and_says_why(tmp_path: Any) -> None:
