@@ -325,6 +325,7 @@ class SignalSettings(Section):
         description="What a group without a single right answer is trained on. spread: towards its closer "
         "answers, none of them in particular, away from those that crowd out others and from what is no answer; "
         "skip: nothing; train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. "
+        "With spread and skip the wrong answers beside a right one count as equally wrong. "
         "null is spread for a built-in task, which knows what an answer is, and train for your own rewards, whose "
         "best may never be reached.",
     )

@@ -11,6 +11,7 @@ from trainer.advantages import assign
 from trainer.curriculum import Curriculum, Outcome, Visit
 from trainer.diagnosis import Diagnosis
 from trainer.forest import pack
+from trainer.levelling import levelled
 from trainer.metrics import Evaluation, Result, of_step
 from trainer.overlong import soft_punished
 from trainer.ports import Ports
@@ -92,7 +93,8 @@ def train(
             spreads(group, kind, best_reward, mode, visit.misses)
             for (group, kind), visit in zip(judged, visits, strict=True)
         ]
-        assigned = assign(scored, training, spreading)
+        taken = scored if mode == "train" else tuple(levelled(group, best_reward) for group in scored)
+        assigned = assign(taken, training, spreading)
         taught = [
             teaches(group, kind, best_reward, mode, sampling.temperature) and bool(lesson.in_loss.any())
             for (group, kind), lesson in zip(judged, assigned, strict=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from configs.schema import WithoutBest
+from rewards.prompts import Verdict
 from trainer.scored import ScoredGroup
 
 Kind = Literal["learning", "solved", "collapsed", "floor"]
@@ -154,10 +155,13 @@ class Ladder:
 
 
 def holds_best(scored: ScoredGroup, best_reward: float) -> bool:
-    """Whether a right answer is among the completions; one that was punished for its length counts."""
-    return any(
-        verdict.reason == "correct" or verdict.reward >= best_reward - SAME_REWARD for verdict in scored.verdicts
-    )
+    """Whether a right answer is among the completions."""
+    return any(is_right(verdict, best_reward) for verdict in scored.verdicts)
+
+
+def is_right(verdict: Verdict, best_reward: float) -> bool:
+    """Whether the completion is a right answer; one that was punished for its length is."""
+    return verdict.reason == "correct" or verdict.reward >= best_reward - SAME_REWARD
 
 
 def _dominant_share(scored: ScoredGroup) -> float:

@@ -1,5 +1,8 @@
 """`cohort check` with a tiny model on the real vLLM."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,20 @@ def test_a_model_that_answers_could_learn(tmp_path: Path) -> None:
     assert "'Yes'" in out and "'No'" in out
     assert "Recommended: sampling.num_generations" in out
     assert not (tmp_path / "runs").exists()  # nothing was trained
+
+
+def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path / "model", taught=True)
+    path = write_config(tmp_path / "compare.yaml", model, task=TASK, run={"max_steps": 150})
+    with cohort("check", path, cwd=tmp_path, PYTHONUNBUFFERED="1") as run:
+        assert run.process.stdout is not None
+        assert run.process.stdout.readline() == "reading model and data\n"
+        time.sleep(5)  # into the start of the engine
+        os.killpg(run.process.pid, signal.SIGINT)
+        status, out, err = run.finish(60)
+        assert (status, err) == (1, "cohort check: interrupted\n"), out + err
+        assert run.left_behind() == []
+    assert "This run" not in out
 
 
 def test_answers_that_are_all_cut_off_could_not(tmp_path: Path) -> None:
