@@ -305,7 +305,8 @@ class SignalSettings(Section):
     rescue: bool = Field(
         default=True,
         description="Raise the temperature of a prompt whose samples are the same few wrong answers again and "
-        "again, or one, step by step, until a right one comes; and sample more of it.",
+        "again, or one, step by step, until a right one comes; sample more of it; and show it a right answer of an "
+        "earlier step again.",
     )
     rescue_visits: int = Field(
         default=12,
@@ -333,7 +334,7 @@ class SignalSettings(Section):
         default=4,
         ge=1,
         description="Times sampling.num_generations that a prompt is sampled after three visits in a row without a "
-        "right answer. Not with without_best train, where right answers may not be the point.",
+        "right answer, if it never had one. Not with without_best train, where right answers may not be the point.",
     )
     rescue_min_p: float = Field(
         default=0.005,

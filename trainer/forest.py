@@ -35,7 +35,8 @@ class Forest:
     edge_token: [E] int64, token id that follows the parent; (parent, token) pairs are distinct.
     completion_edges: [C, L] int64, index into the edges of each token; 0 at padding.
     mask: [C, L] bool, true at tokens.
-    sampler_logprobs: [C, L] float32, what the engine reported for each token; 0 at padding.
+    sampler_logprobs: [C, L] float32, what the engine reported for each token; 0 at padding, NaN where it was not
+        sampled but recalled (trainer/recall.py).
     counts: [C] int64, samples of each completion.
     advantages: [C] float32.
     """

@@ -3,19 +3,19 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from configs.schema import Config, without_best
+from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import Prompt
 from trainer import alarm, evaluation, trial
-from trainer.advantages import assign
-from trainer.curriculum import Curriculum, Outcome, Visit
+from trainer.curriculum import Curriculum, Visit
 from trainer.diagnosis import Diagnosis
 from trainer.forest import pack
-from trainer.levelling import levelled
 from trainer.metrics import Evaluation, Result, of_step
 from trainer.overlong import soft_punished
 from trainer.ports import Ports
-from trainer.signal import MANY_MISSES, Ladder, classify, holds_best, narrow, spreads, teaches
+from trainer.recall import Recall
+from trainer.signal import Ladder
+from trainer.treatment import is_stuck, treat
 from trainer.watch import Watch
 
 GAVE_UP = "The run cannot learn (signal.stop_without_signal)."
@@ -39,7 +39,6 @@ def train(
     start = clock()
     sampling, training, signal, run = config.sampling, config.training, config.signal, config.run
     by_id = {prompt.id: prompt for prompt in prompts}
-    mode = without_best(config)
     curriculum = Curriculum(
         prompt_ids=tuple(by_id),
         seed=config.seed,
@@ -51,6 +50,7 @@ def train(
         replay_share=signal.replay,
         rescue_visits=signal.rescue_visits,
     )
+    recall = Recall()
 
     def evaluate(label: str) -> Evaluation:
         ports.journal.phase(f"evaluating {label}")
@@ -75,7 +75,7 @@ def train(
         step += 1
         times = [clock()]
         visits = curriculum.take(sampling.prompts_per_step)
-        requests = [_request(config, by_id, visit, step) for visit in visits]
+        requests = [_request(config, by_id, visit, step, visit.prompt_id in recall.answers) for visit in visits]
         groups = ports.generator.sample(requests)
         times.append(clock())
         scored = ports.scorer.score(groups)
@@ -87,23 +87,8 @@ def train(
         }
         limit, cache = sampling.max_completion_length, training.soft_punish_cache
         scored = tuple(soft_punished(group, limit, cache) for group in scored)
-        kinds = [classify(group, best_reward) for group in scored]
-        judged = list(zip(scored, kinds, strict=True))
-        spreading = [
-            spreads(group, kind, best_reward, mode, visit.misses)
-            for (group, kind), visit in zip(judged, visits, strict=True)
-        ]
-        taken = scored if mode == "train" else tuple(levelled(group, best_reward) for group in scored)
-        assigned = assign(taken, training, spreading)
-        taught = [
-            teaches(group, kind, best_reward, mode, sampling.temperature) and bool(lesson.in_loss.any())
-            for (group, kind), lesson in zip(judged, assigned, strict=True)
-        ]
-        lessons = [
-            lesson
-            for lesson, teaching, spread in zip(assigned, taught, spreading, strict=True)
-            if teaching or (spread and lesson.in_loss.any())
-        ]
+        treated = treat(config, scored, visits, recall, best_reward)
+        lessons = [treatment.lesson for treatment in treated if treatment.lesson is not None]
         batch = pack(lessons, training.ranks, training.micro_batch_tokens) if lessons else None
         report = ports.learner.update(batch) if batch else None
         times.append(clock())
@@ -114,17 +99,10 @@ def train(
                 warn("logprob_gap", text)
         times.append(clock())
 
-        outcomes = {
-            group.group.prompt.id: Outcome(
-                kind,
-                teaching,
-                spreads(group, kind, best_reward, mode, MANY_MISSES),
-                narrow(group, kind, best_reward),
-                not holds_best(group, best_reward),
-            )
-            for group, kind, teaching in zip(scored, kinds, taught, strict=True)
-        }
+        outcomes = {treatment.scored.group.prompt.id: treatment.outcome for treatment in treated}
         curriculum = curriculum.record(outcomes)
+        recall = recall.after(scored, best_reward)
+        kinds = [treatment.kind for treatment in treated]
         shifts = watch.shifts(groups)
         known = [shift for shift in shifts if shift is not None]
         moved = sum(known) / len(known) if known else 0.0
@@ -133,8 +111,8 @@ def train(
             scored,
             kinds,
             len(lessons),
-            sum(spread and bool(lesson.in_loss.any()) for spread, lesson in zip(spreading, assigned, strict=True)),
-            sum(_is_rescue(request, config) for request in requests),
+            sum(treatment.spread for treatment in treated),
+            sum(one.recalled or _is_rescue(request, config) for one, request in zip(treated, requests, strict=True)),
             batch,
             report,
             times,
@@ -176,13 +154,15 @@ def train(
     )
 
 
-def _request(config: Config, by_id: Mapping[str, Prompt], visit: Visit, step: int) -> SampleRequest:
-    """What to sample on a visit; more, and not the likeliest only, where the prompt needs a rescue."""
+def _request(config: Config, by_id: Mapping[str, Prompt], visit: Visit, step: int, known: bool) -> SampleRequest:
+    """What to sample on a visit; more, and not the likeliest only, where the prompt needs a rescue.
+
+    known: whether a right answer can be recalled, so that none needs to be searched for.
+    """
     sampling, signal = config.sampling, config.signal
-    often = signal.rescue and without_best(config) != "train" and visit.misses >= MANY_MISSES
     return SampleRequest(
         by_id[visit.prompt_id],
-        sampling.num_generations * (signal.rescue_generations if often else 1),
+        sampling.num_generations * (signal.rescue_generations if is_stuck(config, visit) and not known else 1),
         visit.temperature,
         seed_of(config.seed, step, visit.prompt_id),
         signal.rescue_min_p if visit.temperature > sampling.temperature else 0.0,

@@ -22,7 +22,8 @@ class StepMetrics:
     policy_version: that the step's groups were sampled with.
     reward_mean, reward_std: over the samples of the step, every group weighing the same.
     groups_*: how many groups were of each kind; `groups_trained` were updated on, `groups_spread` of them
-        not by their rewards; `groups_rescued` were sampled hotter, or more of them.
+        not by their rewards; `groups_rescued` were sampled hotter, or more of them, or shown an
+        earlier right answer.
     completions: samples; distinct_completions: of them different from one another within a group.
     truncated, malformed, correct: share of a group's samples with that verdict, mean over groups.
     tree_tokens: tokens that the update processed; dense_tokens: that one row per sample would have had.

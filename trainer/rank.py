@@ -190,6 +190,7 @@ class Rank:
                     reference = completion_logprobs(self._reference(**inputs), edges, mask)
             if len(old) == index:
                 old.append(logprobs.detach())
+            sampled = torch.where(sampled.isnan(), old[index], sampled)  # recalled, not sampled (trainer/recall.py)
             batch = MicroBatch(logprobs, old[index], sampled, reference, advantages, mask, counts)
             part = objective(batch, sizes, training)
             for name in sums:

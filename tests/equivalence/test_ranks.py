@@ -55,6 +55,15 @@ STEPS = (lessons(4, 1), lessons(4, 2))
 UNEVEN = (lessons(3, 3), lessons(3, 4))
 
 
+def recalled(lesson: Lesson) -> Lesson:
+    """The lesson, had the engine sampled none of its completions."""
+    unknown = tuple(
+        replace(completion, logprobs=np.full_like(completion.logprobs, np.nan))
+        for completion in lesson.scored.group.completions
+    )
+    return replace(lesson, scored=replace(lesson.scored, group=replace(lesson.scored.group, completions=unknown)))
+
+
 def job(name: str, ranks: int, zero_stage: int, steps: Any = STEPS, dtype: str = "float32", **training: Any) -> Job:
     settings: dict[str, Any] = {"learning_rate": LEARNING_RATE, "micro_batch_tokens": NODES} | training
     return Job(name, "", TrainingSettings(ranks=ranks, zero_stage=zero_stage, **settings), steps, dtype)
@@ -69,6 +78,8 @@ JOBS = {
         job("harder", 1, 1, **HARDER),
         job("broken", 1, 1, (BROKEN,)),
         job("nothing", 1, 1, ()),
+        job("as sampled", 1, 1, STEPS[:1], vllm_importance_sampling_mode="off"),
+        job("recalled", 1, 1, (tuple(map(recalled, STEPS[0])),)),
         job("twelve", 1, 1, STEPS * 6, learning_rate=1e-4),
         job("bfloat16", 1, 1, STEPS * 6, "bfloat16", learning_rate=1e-4),
         job("bfloat16, one step", 1, 1, STEPS[:1], "bfloat16", learning_rate=1e-4),
@@ -214,6 +225,13 @@ def test_a_loss_that_is_no_number_is_refused(results: Results) -> None:
     assert done.error.startswith("The loss on rank 0 is ")
     assert "training.learning_rate 0.001 is the likely cause: lower it" in done.error
     assert all(torch.equal(weight, start(results)[name]) for name, weight in done.weights.items())
+
+
+def test_what_was_not_sampled_weighs_what_the_policy_gives_it(results: Results) -> None:
+    (done,), (expected,) = results(1, "recalled"), results(1, "as sampled")
+    assert done.reports[0].logprob_gap == 0.0 < expected.reports[0].logprob_gap
+    assert done.reports[0].loss == pytest.approx(expected.reports[0].loss)
+    assert all(torch.equal(weight, expected.weights[name]) for name, weight in done.weights.items())
 
 
 def test_bfloat16_weights_have_float32_masters(results: Results) -> None:

@@ -1,10 +1,11 @@
 """The loop against fakes: the order of events, what is skipped, and why a run ends."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+import numpy as np
 import pytest
 
 from configs.loading import load
@@ -179,6 +180,38 @@ def test_a_group_without_a_right_answer_is_led_away_from_the_crowd(tmp_path: Any
     (batch,) = recorder.batches
     crowd, rest = 0.5 / 0.75 - 1, 0.5 / 0.25 - 1  # wanted share over share, less 1
     assert sorted(batch.forests[0][0].advantages) == pytest.approx([crowd] * 2 + [rest] * 2)
+
+
+def test_a_right_answer_that_no_longer_comes_is_recalled(tmp_path: Any) -> None:
+    class OnlyOnceRight(NeverRight):
+        def _group(self, request: SampleRequest) -> Group:
+            group = super()._group(request)
+            sampled = [r for r in self.requests if r.prompt.id == request.prompt.id and r.temperature]
+            first = len(sampled) == 2 and request.prompt.id == "p0"  # after the evaluation
+            return replace(group, completions=(completion("right", 8),)) if first else group
+
+    def train(**signal: Any) -> tuple[list[Batch], FakeJournal]:
+        model = FakeModel()
+        recorder = Recorder(FakeLearner(model))
+        settings = with_signal(
+            config(tmp_path, max_steps=6), rescue_max_temperature=1.0, stop_without_signal=False, **signal
+        )
+        generator = OnlyOnceRight(crumbs=0)
+        _, journal = run(settings, model, generator=generator, learner=recorder, prompts=PROMPTS[:2])
+        return recorder.batches, journal
+
+    batches, journal = train()
+    # Step 1 is right, steps 2 to 4 are misses; p1, which never was right, is sampled four times as often instead.
+    assert [step.groups_trained for step in journal.steps] == [0, 0, 0, 0, 1, 1]
+    assert [step.completions for step in journal.steps] == [16] * 3 + [8 + 32] * 3
+    forest = batches[0].forests[0][0]
+    assert sorted(zip(forest.counts, np.isnan(forest.sampler_logprobs).all(axis=1), strict=True)) == [
+        (1, True),
+        (8, False),
+    ]
+    assert [step.groups_rescued for step in journal.steps] == [0, 0, 0, 1, 2, 2]
+    assert journal.steps[-1].correct == 0.0  # it was not sampled
+    assert train(rescue=False)[0] == train(without_best="train")[0] == []
 
 
 def test_a_batchs_spread_is_over_groups_that_teach_nothing_too(tmp_path: Any) -> None:
