@@ -205,7 +205,7 @@ def test_a_right_answer_that_no_longer_comes_is_recalled(tmp_path: Any) -> None:
     assert [step.groups_trained for step in journal.steps] == [0, 0, 0, 0, 1, 1]
     assert [step.completions for step in journal.steps] == [16] * 3 + [8 + 32] * 3
     forest = batches[0].forests[0][0]
-    assert sorted(zip(forest.counts, np.isnan(forest.sampler_logprobs).all(axis=1), strict=True)) == [
+    assert sorted(zip(forest.counts.tolist(), np.isnan(forest.sampler_logprobs[:, 0]).tolist(), strict=True)) == [
         (1, True),
         (8, False),
     ]
