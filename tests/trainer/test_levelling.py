@@ -1,22 +1,10 @@
-import numpy as np
 import pytest
 
 from configs.schema import TrainingSettings
-from generation.groups import Completion, Group
-from rewards.prompts import EXAMPLE_PROMPT, Verdict
+from tests.scored import scored
 from trainer.advantages import assign
 from trainer.levelling import levelled
-from trainer.scored import ScoredGroup
-
-
-def scored(*samples: tuple[str, int, float]) -> ScoredGroup:
-    """samples: (text, count, reward)."""
-    completions = tuple(
-        Completion(np.array([token], np.int32), text, np.array([-1.0], np.float32), "stop", count)
-        for token, (text, count, _) in enumerate(samples)
-    )
-    verdicts = tuple(Verdict(reward, "correct" if text == "right" else "wrong") for text, _, reward in samples)
-    return ScoredGroup(Group(EXAMPLE_PROMPT, completions, 1.0, 0), verdicts)
+from trainer.overlong import soft_punished
 
 
 def test_wrong_answers_beside_a_right_one_earn_their_mean() -> None:
@@ -34,19 +22,18 @@ def test_only_the_right_answer_gains() -> None:
     assert lesson.advantages == pytest.approx([255**0.5, -(255**-0.5), -(255**-0.5)], rel=2e-3)
 
 
-@pytest.mark.parametrize(
-    "samples",
-    [
-        [("near", 3, -0.1), ("far", 1, -0.9)],
-        [("right", 3, 1.0), ("right", 1, 0.4)],  # punished for its length
-        [("right", 4, 1.0)],
-    ],
-)
-def test_other_groups_stay_as_they_are(samples: list[tuple[str, int, float]]) -> None:
+@pytest.mark.parametrize("samples", [[("near", 3, -0.1), ("far", 1, -0.9)], [("right", 4, 1.0)]])
+def test_groups_of_one_kind_stay_as_they_are(samples: list[tuple[str, int, float]]) -> None:
     group = scored(*samples)
     assert levelled(group, 1.0) is group
 
 
-def test_the_best_reward_is_right_whatever_the_reason() -> None:
-    group = scored(("mine", 1, 2.0), ("near", 1, 1.9), ("far", 1, 0.1))
+def test_a_right_answer_that_was_punished_for_its_length_stays_right() -> None:
+    punished = soft_punished(scored(("right", 3, 1.0), ("near", 1, -0.1), ("far", 1, -0.3)), 2, 1)
+    assert punished.rewards == pytest.approx([0.0, -1.1, -1.3])
+    assert levelled(punished, 1.0).rewards == pytest.approx([0.0, -1.2, -1.2])
+
+
+def test_the_best_reward_is_the_tasks_best() -> None:
+    group = scored(("mine", 1, 2.0), ("near", 1, 1.9), ("far", 1, 0.1), best=2.0)
     assert levelled(group, best_reward=2.0).rewards == pytest.approx([2.0, 1.0, 1.0])

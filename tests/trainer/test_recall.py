@@ -2,24 +2,13 @@ import numpy as np
 import pytest
 
 from configs.schema import TrainingSettings
-from generation.groups import Completion, Group
-from rewards.prompts import EXAMPLE_PROMPT, Verdict
+from rewards.prompts import EXAMPLE_PROMPT
+from tests.scored import scored
 from trainer.advantages import assign
 from trainer.levelling import levelled
 from trainer.recall import Recall
-from trainer.scored import ScoredGroup
 
 PROMPT = EXAMPLE_PROMPT.id
-
-
-def scored(*samples: tuple[str, int, float]) -> ScoredGroup:
-    """samples: (text, count, reward)."""
-    completions = tuple(
-        Completion(np.array([token, 2], np.int32), text, np.array([-1.0, -0.5], np.float32), "stop", count)
-        for token, (text, count, _) in enumerate(samples)
-    )
-    verdicts = tuple(Verdict(reward, "correct" if reward == 1.0 else "wrong") for *_, reward in samples)
-    return ScoredGroup(Group(EXAMPLE_PROMPT, completions, 1.0, 0), verdicts)
 
 
 WRONG = scored(("near", 30, -0.1), ("far", 10, -0.5))

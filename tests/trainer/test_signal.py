@@ -1,28 +1,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from configs.schema import WithoutBest
-from generation.groups import Completion, Group
-from rewards.prompts import EXAMPLE_PROMPT, Verdict
-from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
+from rewards.prompts import Verdict
+from tests.scored import scored
+from trainer.scored import EXAMPLE_SCORED_GROUP
 from trainer.signal import Kind, Ladder, classify, narrow, spreads, teaches
 
 BEST = 1.0
 Samples = Sequence[tuple[str, int, float]]
 MIXED, LEAST_WRONG = [("No", 127, -0.5), ("Yes", 1, 1.0)], [("No", 127, -0.5), ("?", 1, -1.0)]
-
-
-def scored(*samples: tuple[str, int, float], temperature: float = 1.0) -> ScoredGroup:
-    """samples: (text, count, reward); every completion gets other tokens."""
-    completions = tuple(
-        Completion(np.array([token], np.int32), text, np.array([-1.0], np.float32), "stop", count)
-        for token, (text, count, _) in enumerate(samples)
-    )
-    verdicts = tuple(Verdict(reward, "malformed" if reward == -1.0 else "wrong") for *_, reward in samples)
-    return ScoredGroup(Group(EXAMPLE_PROMPT, completions, temperature, 0), verdicts)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +40,7 @@ def test_the_example_is_learning() -> None:
 
 
 def test_best_is_the_tasks_best() -> None:
-    assert classify(scored(("Yes", 128, 1.0)), best_reward=2.0) == "collapsed"
+    assert classify(scored(("Yes", 128, 1.0), best=2.0), best_reward=2.0) == "collapsed"
 
 
 @pytest.mark.parametrize(

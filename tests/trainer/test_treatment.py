@@ -1,15 +1,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
 from configs.schema import Config
-from generation.groups import Completion, Group
-from rewards.prompts import EXAMPLE_PROMPT, Verdict
+from rewards.prompts import EXAMPLE_PROMPT
+from tests.scored import scored
 from trainer.curriculum import Visit
 from trainer.recall import Recall
-from trainer.scored import ScoredGroup
 from trainer.treatment import Treatment, treat
 
 STUCK = Visit(EXAMPLE_PROMPT.id, temperature=1.0, misses=3)
@@ -17,21 +15,11 @@ HAS_RIGHT = [("7", 1, 1.0), ("near", 3, -0.1), ("far", 1, -0.9)]
 NONE_RIGHT = [("near", 30, -0.1), ("far", 10, -0.5)]
 
 
-def scored(samples: Sequence[tuple[str, int, float]]) -> ScoredGroup:
-    """samples: (text, count, reward)."""
-    completions = tuple(
-        Completion(np.array([token, 2], np.int32), text, np.array([-1.0, -0.5], np.float32), "stop", count)
-        for token, (text, count, _) in enumerate(samples)
-    )
-    verdicts = tuple(Verdict(reward, "correct" if reward == 1.0 else "wrong") for *_, reward in samples)
-    return ScoredGroup(Group(EXAMPLE_PROMPT, completions, 1.0, 0), verdicts)
-
-
 def treatment(samples: Sequence[tuple[str, int, float]], visit: Visit = STUCK, **signal: Any) -> Treatment:
     """Of one group; an earlier one had a right answer."""
     config = Config.model_validate({"task": {"name": "comparison"}, "signal": signal, "run": {"max_steps": 1}})
-    recall = Recall().after([scored(HAS_RIGHT)], 1.0)
-    (found,) = treat(config, [scored(samples)], [visit], recall, 1.0)
+    recall = Recall().after([scored(*HAS_RIGHT)], 1.0)
+    (found,) = treat(config, [scored(*samples)], [visit], recall, 1.0)
     return found
 
 
