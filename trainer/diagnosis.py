@@ -249,7 +249,8 @@ def learning_rate_too_high(history: History) -> Diagnosis | None:
     """
     steps = history.steps
     updates = [step for step in steps if step.updated]
-    if len(updates) < SILENT_STEPS or len(steps) < 2 * SILENT_STEPS:
+    early = len(updates) < SILENT_STEPS or len(steps) < 2 * SILENT_STEPS
+    if not updates or (early and not is_silent(history)):  # a single update can break a policy for good
         return None
     gains = [step.reward_now - step.reward_start for step in steps]
     seen = [seen for step in steps for seen in step.groups]
@@ -265,7 +266,7 @@ def learning_rate_too_high(history: History) -> Diagnosis | None:
     return Diagnosis(
         "learning_rate_too_high",
         f"The mean reward fell from {last.reward_start + max(peak, 0.0):.3f} to {last.reward_now:.3f} in "
-        f"{len(updates)} updates at training.learning_rate {rate:g}, and {broken}.",
+        f"{len(updates)} update{'s' if len(updates) > 1 else ''} at training.learning_rate {rate:g}, and {broken}.",
         f"Start again with training.learning_rate: {rate / 10:g}.",
     )
 

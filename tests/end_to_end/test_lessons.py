@@ -16,6 +16,7 @@ LESSONS = ROOT / "configs" / "lessons"
 CAUSES = {
     "temperature_trap": "temperature_trap",
     "learning_rate_too_low": "learning_rate_too_low",
+    "learning_rate_too_high": "learning_rate_too_high",
     "format_unknown": "format_never_met",
     "echo": "unverifiable_reward",
     "pattern": "constant_reward",
@@ -32,6 +33,7 @@ SPOILT = {
     "temperature_near_zero": {"sampling.temperature"},
     "temperature_trap": {"sampling.temperature", "signal.rescue"},
     "learning_rate_too_low": {"training.learning_rate"},
+    "learning_rate_too_high": {"training.learning_rate"},
     "completions_too_short": {"sampling.max_completion_length"},
     "data_too_large": {"task.size", "run.max_steps"},
     "format_unknown": {"task.few_shot"},
@@ -61,7 +63,7 @@ def run(name: str, model: str, tmp_path: Path) -> tuple[int, str, dict[str, Any]
     if name == "format_unknown_healthy":
         settings["task.name"] = "comparison"  # whose format this model knows without examples
     if name != "learning_rate_too_low":
-        settings["training.learning_rate"] = "2e-3"
+        settings["training.learning_rate"] = "5e-2" if name == "learning_rate_too_high" else "2e-3"
     arguments = [word for key, value in settings.items() for word in (f"--{key}", value)]
     with cohort("train", str(LESSONS / f"{name}.yaml"), *arguments, cwd=ROOT) as started:
         status, out, err = started.finish()

@@ -253,6 +253,16 @@ def test_learning_rate_too_high() -> None:
     assert cause(history(falling(lost, malformed=120))) == "learning_rate_too_high"
 
 
+def test_one_update_can_break_a_policy() -> None:
+    noise = step(wrong("a", malformed=128, reward_mean=-1.0, reward_low=-1.0, reward_high=-1.0), now=-1.0)
+    start = step(mixed("a", reward=0.2), now=0.2)
+    broken = found(history([start, *[noise] * 3], config(training={"learning_rate": 0.3})))
+    assert broken is not None and broken.cause == "learning_rate_too_high"
+    assert "to -1.000 in 1 update at training.learning_rate 0.3, and no group has learned since" in broken.verdict
+    assert cause(history([start, *[noise] * 2])) is None
+    assert cause(history([noise] * 3)) == "format_never_met"  # it never was better
+
+
 def test_learning_rate_is_not_too_high() -> None:
     assert found(history(falling(DOWN))) is None  # it fell, and still learns
     dip = (-0.2, 0.0, 0.0, -0.3, -0.35, -0.3)
