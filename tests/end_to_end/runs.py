@@ -54,6 +54,8 @@ def started(*command: str, cwd: Path, **environment: str) -> Iterator[Run]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # As in a terminal: whoever runs the tests in the background ignores SIGINT, and what it starts does too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield Run(process, mark)
