@@ -80,7 +80,7 @@ format: .venv/.installed ## format the code and fix what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-clean: ## remove .venv and all caches; runs/ stays
-	@echo "==> Removing .venv and caches (runs/ stays)"
+clean: ## remove .venv and the caches in this folder; runs/ and ~/.cache/cohort stay
+	@echo "==> Removing .venv and caches (runs/ and ~/.cache/cohort stay)"
 	rm -rf .venv cohort.egg-info build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -68,7 +68,7 @@ class TaskSettings(Section):
         default=0,
         ge=0,
         description="Solved examples shown as earlier chat turns before every question of a built-in task; "
-        "none of them is a question of the task.",
+        "none of them is a question of the task or, where the task is asked whole, the one that is asked.",
     )
     difficulty: Difficulty = Field(
         default="medium",
@@ -213,7 +213,7 @@ class TrainingSettings(Section):
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
         default="constant",
         description="Course of the learning rate. linear and cosine fall to 0 at run.max_steps; all but "
-        "constant climb from 0 over warmup_steps.",
+        "constant climb from 0 over warmup_steps. Steps without an update do not count.",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate climbs from 0.")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
@@ -324,7 +324,8 @@ class SignalSettings(Section):
     without_best: WithoutBest | None = Field(
         default=None,
         description="What a group without a single right answer is trained on. spread: towards its closer "
-        "answers, none of them in particular, away from those that crowd out others and from what is no answer; "
+        "answers, none of them in particular, away from those that crowd out others and from what is no answer, "
+        "if one crowds, too many are none, or three visits before held no right answer either; "
         "skip: nothing; train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. "
         "With spread and skip the wrong answers beside a right one count as equally wrong. "
         "null is spread for a built-in task, which knows what an answer is, and train for your own rewards, whose "
@@ -369,13 +370,13 @@ class RunSettings(Section):
     )
     target_reward: float | None = Field(
         default=None,
-        description="Stop, successfully, when the mean sampled reward of the whole task reaches this; null "
-        "trains on.",
+        description="Stop, successfully, when the mean reward of the evaluated prompts reaches this, both sampled "
+        "and greedy; null trains on.",
     )
     evaluation_prompts: int = Field(
         default=256,
         ge=1,
-        description="Prompts evaluated before and after training at most; a smaller task is evaluated whole.",
+        description="Prompts evaluated at most, in a run and by `cohort eval`; a smaller task is evaluated whole.",
     )
     save_model: bool = Field(
         default=True, description="Write the trained model into the run's folder, in Hugging Face format."

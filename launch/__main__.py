@@ -23,8 +23,8 @@ usage: cohort COMMAND ...
   cohort tasks                                    list the built-in tasks
 
 CONFIG is a YAML file, for example configs/comparison.yaml.
-`cohort COMMAND --help` documents the command, and for train and eval every setting.
-exit status: 0 target reached, or done and no target set; 2 bad input; 3 it cannot learn, and says why; 4 limit
+`cohort COMMAND --help` lists its options, for train, check and eval every setting.
+exit status: 0 done, for train the target reached or none set; 2 bad input; 3 it cannot learn, and says why; 4 limit
 reached before the target; 1 anything else."""
 
 

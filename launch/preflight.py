@@ -48,7 +48,7 @@ def _length_problems(config: Config, prompts: Sequence[Prompt], context_length: 
     if configured is not None and configured > context_length:
         yield (
             f"engine.max_model_len: {configured} is more than the context of {config.model.path}; it must "
-            f"be at most {context_length} tokens. Lower it, or leave it out to use the whole context."
+            f"be at most {context_length} tokens. Lower it, or leave it out for what the longest prompt needs."
         )
     limit = min(context_length, configured or context_length)
     name = "engine.max_model_len" if limit == configured else f"the context of {config.model.path}"

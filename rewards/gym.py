@@ -64,8 +64,8 @@ def _package() -> ModuleType:
         if error.name != "reasoning_gym":
             raise
         raise TaskError(
-            f"task.name: {PREFIX}NAME needs the package reasoning-gym, which is not installed. Install Cohort's "
-            "extra reasoning_gym, `pip install -e '.[reasoning_gym]'`, or choose another task."
+            f"task.name: {PREFIX}NAME needs the package reasoning-gym, which is not installed. Install it with "
+            "`.venv/bin/uv pip install --python .venv/bin/python 'reasoning-gym==0.1.25'`, or choose another task."
         ) from None
     package: ModuleType = reasoning_gym
     return package
