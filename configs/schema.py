@@ -342,7 +342,7 @@ class SignalSettings(Section):
         ge=0,
         le=1,
         description="sampling.min_p of a rescue's hotter samples, where that is higher: hot, and still likely enough "
-        "to be an answer.",
+        "to be an answer. Without effect where engines cannot fork.",
     )
     replay: float = Field(
         default=0.25,

@@ -24,7 +24,8 @@ class SampleRequest:
     """`num_generations` completions of a prompt at a temperature (0 is greedy).
 
     seed: 64 bits; the same seed, weights and prompt give the same group.
-    min_p: instead of `sampling.min_p`, where that is lower.
+    min_p: instead of `sampling.min_p`, where that is lower; ignored where the engine cannot fork, because vLLM's
+        log-probabilities would be of what is left by it.
     """
 
     prompt: Prompt
@@ -192,7 +193,7 @@ class Engine:
                 seed=r.seed if seeded else None,
                 top_p=sampling.top_p if r.temperature else 1.0,
                 top_k=sampling.top_k if r.temperature else 0,
-                min_p=max(sampling.min_p, r.min_p) if r.temperature else 0.0,
+                min_p=sampling.min_p if r.temperature else 0.0,
                 stop=list(sampling.stop),
                 max_tokens=sampling.max_completion_length,
                 logprobs=0,

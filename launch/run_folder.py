@@ -80,6 +80,8 @@ def _claimed(path: Path, config_text: str) -> bool:
         with (path / "config.yaml").open("x", encoding="utf-8") as file:
             file.write(config_text)
     except FileExistsError:  # a file of that name, or a run that was started at the same moment
+        if not path.parent.is_dir():  # a link to nowhere, which no other name would help
+            raise
         return False
     return True
 

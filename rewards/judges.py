@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from configs.schema import Shaping
 from rewards.builtin import BuiltinTask
 from rewards.function import RewardFunction
-from rewards.prompts import Prompt, Reason, Verdict
+from rewards.prompts import SAME_REWARD, Prompt, Reason, Verdict
 from rewards.shaping import verdict
 
 
@@ -79,6 +79,6 @@ class FunctionJudge:
         ]
 
     def _reason(self, reward: float, answer: Answer) -> Reason:
-        if reward >= self.best_reward:
+        if reward >= self.best_reward - SAME_REWARD:
             return "correct"
         return "truncated" if answer.truncated else "wrong"

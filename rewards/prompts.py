@@ -9,6 +9,9 @@ Message = Mapping[str, str]
 
 Reason = Literal["correct", "wrong", "malformed", "truncated"]
 
+SAME_REWARD = 1e-6
+"""Rewards no further apart than this are one reward: reward functions round."""
+
 
 @dataclass(frozen=True)
 class Prompt:

@@ -8,6 +8,12 @@ import numpy as np
 
 from trainer.signal import Kind, Ladder
 
+MANY_PROMPTS = 64
+"""Prompts in a row without a lesson, from which on they stand for the data set."""
+
+MANY_GAPS = 5
+"""Visits to a lesson, times which there may be none by chance: one time in 150."""
+
 
 class Visit(NamedTuple):
     """A prompt to sample now, the temperature to sample it at, and its visits in a row without a right answer."""
@@ -46,7 +52,8 @@ class Curriculum:
     misses: prompt id -> visits in a row without a right answer.
     rescue_visits: visits without a lesson from rewards that a rescue has, until it counts as tried.
     tries: prompt id -> such visits since any group of the run last taught; without a rescue (a hotter temperature
-        next time, or a group to spread) one visit counts as all.
+        now or next time, or a group to spread) one visit counts as all.
+    visits: of all prompts together. lessons: those that taught. visits_to_last_lesson: those up to the last lesson.
     """
 
     prompt_ids: tuple[str, ...]
@@ -59,12 +66,21 @@ class Curriculum:
     misses: Mapping[str, int] = field(default_factory=dict)
     rescue_visits: int = 1
     tries: Mapping[str, int] = field(default_factory=dict)
+    visits: int = 0
+    lessons: int = 0
+    visits_to_last_lesson: int = 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether there are unsolved prompts and nothing is left to try for any of them."""
+        """Whether there are unsolved prompts and nothing is left to try for any of them.
+
+        Of a large data set, for so many of them that it is no accident: `MANY_PROMPTS`, and `MANY_GAPS` times as many
+        as there were visits to a lesson.
+        """
         unsolved = [prompt_id for prompt_id in self.prompt_ids if prompt_id not in self.solved]
-        return bool(unsolved) and all(self.tries.get(prompt_id, 0) >= self.rescue_visits for prompt_id in unsolved)
+        tried = sum(self.tries.get(prompt_id, 0) >= self.rescue_visits for prompt_id in unsolved)
+        gap = self.visits_to_last_lesson / self.lessons if self.lessons else 0.0
+        return bool(unsolved) and tried >= min(len(unsolved), max(MANY_PROMPTS, MANY_GAPS * gap))
 
     def take(self, n: int) -> tuple[Visit, ...]:
         """`n` different prompts: unsolved ones first, then solved ones; where one kind runs short the other
@@ -84,12 +100,14 @@ class Curriculum:
     def record(self, outcomes: Mapping[str, Outcome]) -> "Curriculum":
         """The curriculum after a step that visited the prompts in `outcomes`."""
         ladder = self.ladder
-        tries = {} if any(outcome.teaches for outcome in outcomes.values()) else dict(self.tries)
+        visits, taught = self.visits + len(outcomes), sum(outcome.teaches for outcome in outcomes.values())
+        tries = {} if taught else dict(self.tries)
         for prompt_id, outcome in outcomes.items():
             ladder = ladder.after(prompt_id, outcome.kind, outcome.teaches, outcome.narrow)
-            rescued = outcome.spreads or ladder.temperature(prompt_id) > ladder.base_temperature
+            hottest = max(self.ladder.temperature(prompt_id), ladder.temperature(prompt_id))
+            more = outcome.spreads or hottest > ladder.base_temperature
             if not outcome.teaches:
-                tries[prompt_id] = tries.get(prompt_id, 0) + (1 if rescued else self.rescue_visits)
+                tries[prompt_id] = tries.get(prompt_id, 0) + (1 if more else self.rescue_visits)
         solved = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.kind == "solved"}
         return replace(
             self,
@@ -99,6 +117,9 @@ class Curriculum:
             solved=(self.solved - outcomes.keys()) | solved,
             misses={**self.misses, **{p: self.misses.get(p, 0) + 1 if o.missed else 0 for p, o in outcomes.items()}},
             tries=tries,
+            visits=visits,
+            lessons=self.lessons + taught,
+            visits_to_last_lesson=visits if taught else self.visits_to_last_lesson,
         )
 
     def _longest_waiting_first(self) -> list[str]:

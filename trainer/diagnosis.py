@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from rewards.prompts import SAME_REWARD
 from trainer.chances import chance_of_right
 from trainer.history import History, Seen, Step
 from trainer.signal import COLLAPSED_SHARE
@@ -31,6 +32,9 @@ Cause = Literal[
 
 SILENT_STEPS = 3
 """Steps in a row in which no group learned, until a run with nothing left to try is stopped."""
+
+ACCIDENT = 0.01
+"""A silence that is likelier than this may be one."""
 
 MOST = 0.5
 """Share of the samples, or of the prompts, from which on something is the rule."""
@@ -115,8 +119,20 @@ def diagnose(history: History, trial: HoldTrial) -> Diagnosis | None:
 
 
 def is_silent(history: History) -> bool:
-    """No group learned for `SILENT_STEPS`, and nothing is left to try."""
-    return history.exhausted and history.silent_steps >= SILENT_STEPS
+    """No group learned for `SILENT_STEPS`, nothing is left to try, and it is no accident."""
+    return history.exhausted and history.silent_steps >= SILENT_STEPS and not _by_chance(history)
+
+
+def _by_chance(history: History) -> bool:
+    """Whether the right answers that the unsolved, wide prompts gave before are too rare to be missed yet."""
+    names = {seen.prompt_id for seen in history.unsolved if seen.kind == "floor"}
+    base, last = history.config.sampling.temperature, len(history.steps) - history.silent_steps
+    before, since = (
+        [seen for step in steps for seen in step.groups if seen.prompt_id in names and seen.temperature == base]
+        for steps in (history.steps[:last], history.steps[last:])
+    )
+    correct, samples = sum(seen.correct for seen in before), sum(seen.samples for seen in before)
+    return correct > 0 and (1 - correct / samples) ** sum(seen.samples for seen in since) > ACCIDENT
 
 
 def why_silent(history: History, trial: Trial) -> Diagnosis:
@@ -153,7 +169,8 @@ def constant_reward(history: History, trial: Trial) -> Diagnosis | None:
     answers = set().union(*(seen.answers for seen in silent))
     rewards = {round(seen.reward_high, 6) for seen in silent} | {round(seen.reward_low, 6) for seen in silent}
     telling = len(rewards) == 1 and len(answers) >= MANY_ANSWERS and not _rule(_of_one_text(history), silent)
-    if trial.answer_pays or not telling or _share(silent, "malformed") > 0:
+    other = any(seen.reward_high - seen.reward_low > SAME_REWARD for step in history.steps for seen in step.groups)
+    if trial.answer_pays or not telling or other or _share(silent, "malformed") > 0:
         return None
     also = "" if trial.answer_pays is None else ", and would have earned it with any column of the data as the answer"
     return Diagnosis(
@@ -254,10 +271,12 @@ def learning_rate_too_high(history: History) -> Diagnosis | None:
         return None
     gains = [step.reward_now - step.reward_start for step in steps]
     seen = [seen for step in steps for seen in step.groups]
-    best = max(history.best_reward, *(each.reward_high for each in seen))
+    # What a user's function gives at best may be far below what it was said to give.
+    best = max(each.reward_high for each in seen)
+    best = best if history.config.task.dataset else max(best, history.best_reward)
     span = best - min(each.reward_low for each in seen)
     now, peak = max(gains[-SILENT_STEPS:]), max(gains)
-    if now > -FALLEN * span and (peak < FALLEN * span or now > (1 - LOST) * peak):
+    if span <= SAME_REWARD or (now > -FALLEN * span and (peak < FALLEN * span or now > (1 - LOST) * peak)):
         return None
     broken = _broken(history, updates)
     if broken is None:
@@ -275,7 +294,7 @@ def learning_rate_too_low(history: History) -> Diagnosis | None:
     """Groups learn, and yet neither the policy nor the reward has moved in `UNMOVED_UPDATES`."""
     training = history.config.training
     updates = [step for step in history.steps if step.updated]
-    enough = len(updates) >= UNMOVED_UPDATES and len(history.steps) > 2 * training.warmup_steps
+    enough = len(updates) >= max(UNMOVED_UPDATES, 2 * training.warmup_steps + 1)
     # The largest, of solved prompts too: those that the policy is sure of hardly move in any run.
     shift = max((seen.shift or 0.0 for step in history.steps for seen in step.groups), default=0.0)
     if not enough or shift > UNMOVED:
@@ -360,14 +379,17 @@ def _broken(history: History, updates: list[Step]) -> str | None:
     shifts = [seen.shift for step in recent for seen in step.groups if seen.shift is not None]
     if shifts and np.mean(shifts) > EXPLODED:
         return f"the policy has moved by {np.mean(shifts):.2g} nats per completion"
-    spoilt, spoilt_before = (_spoilt([seen for step in part for seen in step.groups]) for part in (recent, first))
+    spoilt, spoilt_before = _spoilt(history, recent), _spoilt(history, first)
     if spoilt >= MOST > spoilt_before:
         return f"{spoilt:.0%} of the completions are cut off or malformed, where {spoilt_before:.0%} were at first"
     return "no group has learned since" if is_silent(history) else None
 
 
-def _spoilt(groups: list[Seen]) -> float:
-    return _share(tuple(groups), "malformed") + _share(tuple(groups), "truncated")
+def _spoilt(history: History, steps: tuple[Step, ...]) -> float:
+    """Share of the completions that are no answers, of visits that were no rescues."""
+    base = history.config.sampling.temperature
+    groups = tuple(seen for step in steps for seen in step.groups if seen.temperature == base)
+    return _share(groups, "malformed") + _share(groups, "truncated")
 
 
 def _has_risen(steps: tuple[Step, ...]) -> bool:

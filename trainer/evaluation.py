@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
-from rewards.prompts import Prompt
+from rewards.prompts import SAME_REWARD, Prompt
 from trainer.metrics import Evaluation, PromptResult
 from trainer.ports import Generator, Scorer
 from trainer.scored import ScoredGroup
-from trainer.signal import SAME_REWARD, classify
+from trainer.signal import classify
 
 
 def evaluate(

@@ -12,6 +12,7 @@ sample.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -264,23 +265,29 @@ def _balance(parts: Sequence[Part], ranks: int, limit: int) -> list[list[Part]]:
     into the bin that is smallest with it. The largest bins come first."""
     largest_first = sorted(parts, key=lambda part: part.nodes, reverse=True)
     limit = max(limit, largest_first[0].nodes)
-    for micro_batches in range(1, len(parts) + 1):
+
+    @cache
+    def shared(left: tuple[int, ...], right: tuple[int, ...]) -> int:
+        return _shared(left[:-1], right[:-1])
+
+    fewest = -(-sum(part.own_nodes for part in parts) // (limit * ranks))
+    for micro_batches in range(fewest, len(parts) + 1):
         bins: list[list[Part]] = [[] for _ in range(ranks * micro_batches)]
+        prompts: list[set[tuple[int, ...]]] = [set() for _ in bins]
         sizes = [0] * len(bins)
         for part in largest_first:
-            grown = [size + _added_nodes(part, others) for size, others in zip(sizes, bins, strict=True)]
+            # A forest that has a prompt with the same beginning has these nodes already.
+            grown = [
+                size + part.nodes - max((shared(part.prompt, other) for other in others), default=0)
+                for size, others in zip(sizes, prompts, strict=True)
+            ]
             smallest = grown.index(min(grown))
             bins[smallest].append(part)
+            prompts[smallest].add(part.prompt)
             sizes[smallest] = grown[smallest]
         if max(sizes) <= limit:
             break
     return [bins[index] for index in sorted(range(len(bins)), key=lambda index: -sizes[index])]
-
-
-def _added_nodes(part: Part, others: Iterable[Part]) -> int:
-    """Nodes that a forest of `others` grows by when `part` joins: a shared prompt prefix is there already."""
-    shared = max((_shared(part.prompt[:-1], other.prompt[:-1]) for other in others), default=0)
-    return part.nodes - shared
 
 
 def _shared(left: Sequence[int], right: Sequence[int]) -> int:

@@ -63,6 +63,7 @@ class History:
 
     best_reward: the task's. prompts: in the data set. reached: nothing was left to learn before the first update.
     exhausted: nothing is left to try for any unsolved prompt (`Curriculum.exhausted`). seconds: since the start.
+    steps: without the visits' answers, which would be most of a long run's memory.
     latest, latest_at_base: prompt id -> last visit, at any temperature and at `sampling.temperature`.
     visits: prompt id -> visits at `sampling.temperature`.
     """
@@ -80,10 +81,11 @@ class History:
 
     def record(self, step: Step, exhausted: bool, seconds: float) -> "History":
         """With one step more. seconds: of the run, at its end."""
+        past = replace(step, groups=tuple(replace(seen, answers=frozenset()) for seen in step.groups))
         cold = {seen.prompt_id: seen for seen in step.groups if seen.temperature == self.config.sampling.temperature}
         return replace(
             self,
-            steps=(*self.steps, step),
+            steps=(*self.steps, past),
             exhausted=exhausted,
             seconds=seconds,
             latest={**self.latest, **{seen.prompt_id: seen for seen in step.groups}},

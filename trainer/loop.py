@@ -133,6 +133,7 @@ def train(
         ended = _why_stop(config, latest, diagnosis, version, step, clock() - start)
         stopped = "Interrupted." if interrupted() else ended
 
+    diagnosis = diagnosis or (watch.hindsight() if version == 0 else None)
     fresh = latest.policy_version == version or interrupted()
     after = latest if fresh else evaluate("after training")
     gave_up = stopped == GAVE_UP

@@ -125,7 +125,7 @@ class Rank:
             return get_scheduler(
                 spec.training.lr_scheduler_type,
                 optimizer,
-                num_warmup_steps=spec.training.warmup_steps,
+                num_warmup_steps=spec.training.warmup_steps * spec.training.num_iterations,
                 num_training_steps=updates,
             )
 

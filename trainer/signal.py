@@ -7,13 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from configs.schema import WithoutBest
-from rewards.prompts import Verdict
+from rewards.prompts import SAME_REWARD, Verdict
 from trainer.scored import ScoredGroup
 
 Kind = Literal["learning", "solved", "collapsed", "floor"]
-
-SAME_REWARD = 1e-6
-"""Rewards no further apart than this are one reward: reward functions round."""
 
 COLLAPSED_SHARE = 0.9
 """A group whose most frequent text holds at least this share of the samples has (nearly) one text."""
@@ -108,7 +105,7 @@ class Ladder:
     |-----------------------------------------|-------------------------------------------------|
     | teaches                                 | one rung down; base stays                       |
     | narrow (collapsed, or few wrong answers)| one rung up; the top rung stays                 |
-    | learning, above base                    | one rung up; from the top back to base          |
+    | learning or floor, above base           | one rung up; from the top back to base          |
     | any other                               | base                                            |
 
     So a rescue that brings a lesson is followed by another at the next lower rung, not by a fall back into the
@@ -146,7 +143,7 @@ class Ladder:
             rung = max(rung - 1, 0)
         elif narrow:
             rung = min(rung + 1, self.top)
-        elif kind == "learning" and 0 < rung < self.top:
+        elif kind in ("learning", "floor") and 0 < rung < self.top:
             rung += 1
         else:
             rung = 0

@@ -49,7 +49,7 @@ def treat(
     lessons = assign(shown, config.training, spreading)
 
     def treatment(group: ScoredGroup, kind: Kind, recalled: bool, spread: bool, lesson: Lesson) -> Treatment:
-        useful = bool(lesson.in_loss.any())
+        useful = bool(lesson.advantages[lesson.in_loss].any())
         taught = useful and (recalled or teaches(group, kind, best_reward, mode, base))
         spread = useful and spread
         return Treatment(

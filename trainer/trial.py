@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from generation.groups import Completion, Group
-from rewards.prompts import Prompt
+from rewards.prompts import SAME_REWARD, Prompt
 from trainer.history import plain
 from trainer.scored import ScoredGroup
-from trainer.signal import SAME_REWARD
 
 PROMPTS = 8
 """Prompts that a trial is held on at most, and completions that each gives to it."""
+
+MORE_PROMPTS = 64
+"""Prompts that answers must please, before it is said that they please any: most prompts may share an answer."""
 
 Score = Callable[[Sequence[Group]], tuple[ScoredGroup, ...]]
 """`trainer.ports.Scorer.score`."""
@@ -52,21 +55,35 @@ def _question_matters(
     groups: Sequence[ScoredGroup], prompts: Sequence[Prompt], best_reward: float, score: Score
 ) -> bool | None:
     like = groups[0].group
-    answers = _distinct(c for scored in groups[:PROMPTS] for c in scored.group.completions[:PROMPTS])
+    tried = [scored.group.completions for scored in groups[:PROMPTS]]
+    # The first of every group, then the second: at most what a step asks the function in one call.
+    in_turn = (each[index] for index in range(PROMPTS) for each in tried if index < len(each))
+    answers = _distinct(in_turn)[: like.num_generations]
     # By lot: every second prompt of a data set may have the same answer.
-    asked = random.Random(0).sample(prompts, min(PROMPTS, len(prompts)))
+    asked = random.Random(0).sample(prompts, min(MORE_PROMPTS, len(prompts)))
     if len(asked) == 1:
         return None
-    crossed = score([replace(like, prompt=prompt, completions=answers) for prompt in asked])
-    rewards = np.stack([scored.rewards for scored in crossed])  # [prompts, answers]
-    if (np.ptp(rewards, axis=0) > SAME_REWARD).any():
+
+    def rewards(of: tuple[Completion, ...], to: Sequence[Prompt]) -> NDArray[np.float64]:  # [prompts, answers]
+        return np.stack([each.rewards for each in score([replace(like, prompt=p, completions=of) for p in to])])
+
+    crossed = rewards(answers, asked[:PROMPTS])
+    if _differ(crossed):
         return True
-    earned = zip(answers, rewards[0], strict=True)
-    right = {plain(answer.text) for answer, reward in earned if reward >= best_reward - SAME_REWARD}
+    right = tuple(
+        answer for answer, reward in zip(answers, crossed[0], strict=True) if reward >= best_reward - SAME_REWARD
+    )
     # Prompts whose columns agree may share their right answers, in all the ways there are to write one.
     columns = [{name: value for name, value in prompt.columns.items() if name != "id"} for prompt in asked]
     alike = all(own and own == columns[0] for own in columns)
-    return False if len(right) > 1 and not alike else None
+    if len({plain(answer.text) for answer in right}) < 2 or alike:
+        return None
+    return len(asked) > PROMPTS and _differ(rewards(right[:PROMPTS], asked))
+
+
+def _differ(rewards: NDArray[np.float64]) -> bool:
+    """[prompts, answers]: whether some answer earns different rewards."""
+    return bool((np.ptp(rewards, axis=0) > SAME_REWARD).any())
 
 
 def _answer_pays(groups: Sequence[ScoredGroup], score: Score) -> bool | None:
@@ -83,7 +100,9 @@ def _answer_pays(groups: Sequence[ScoredGroup], score: Score) -> bool | None:
 def _own_answers(group: Group) -> tuple[Completion, ...]:
     """The values of the prompt's columns, as completions."""
     like = group.completions[0]
-    values = (str(value) for value in group.prompt.columns.values() if isinstance(value, str | int | float))
+    columns = group.prompt.columns.values()
+    listed = [value for column in columns if isinstance(column, list | tuple) for value in column[:PROMPTS]]
+    values = (str(value) for value in (*columns, *listed) if isinstance(value, str | int | float))
     return _distinct(
         replace(like, text=value, finish_reason="stop", count=1) for value in values if len(value) <= LONGEST
     )

@@ -9,7 +9,7 @@ from configs.schema import Config
 from generation.groups import Group
 from rewards.prompts import Prompt
 from trainer import trial
-from trainer.diagnosis import SILENT_STEPS, Diagnosis, diagnose
+from trainer.diagnosis import SILENT_STEPS, Diagnosis, diagnose, why_silent
 from trainer.history import History, Step, of_group
 from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
@@ -35,6 +35,7 @@ class Watch:
         self._first = FirstVisits()
         self._start = dict(rewards)
         self._steps: list[Sequence[ScoredGroup]] = []  # the last few
+        self._held: trial.Trial | None = None
 
     def already_solved(self, groups: Sequence[ScoredGroup]) -> None:
         """Nothing was left to learn before the first update, as these groups show."""
@@ -83,11 +84,25 @@ class Watch:
         )
         self._history = self._history.record(step, exhausted, seconds[1])
         self._steps = [*self._steps, scored][-SILENT_STEPS:]
+        self._held = None if learned else self._held
 
     def diagnosis(self) -> Diagnosis | None:
         """See `diagnosis.diagnose`. Raises RewardError: a user's function fails on trial."""
         return diagnose(self._history, self._trial)
 
+    def hindsight(self) -> Diagnosis | None:
+        """At the end of a run: why no group ever learned; None if one did, if nothing was left to learn, or if there
+        were too few steps to say."""
+        past = self._history
+        silent = SILENT_STEPS <= len(past.steps) == past.silent_steps and past.unsolved
+        return why_silent(past, self._trial()) if silent else None
+
     def _trial(self) -> trial.Trial:
+        """Held once for a silence: it may be dear."""
+        if self._held is None:
+            self._held = self._hold()
+        return self._held
+
+    def _hold(self) -> trial.Trial:
         groups = {group.group.prompt.id: group for step in self._steps for group in step}
         return trial.hold(list(groups.values()), self._prompts, self._history.best_reward, self._score)

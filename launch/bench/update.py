@@ -18,13 +18,12 @@ from launch.bench.measure import OURS, PLAIN, WARM_UP, Measurement, Stopwatch, c
 from launch.bench.sweep import Sweep
 from launch.prepare import Prepared
 from launch.processes import TaskScorer
-from rewards.prompts import Verdict
+from rewards.prompts import SAME_REWARD, Verdict
 from trainer.advantages import assign
 from trainer.forest import pack
 from trainer.ports import Scorer
 from trainer.rank import Rank, RankReport, RankSpec
 from trainer.scored import ScoredGroup
-from trainer.signal import SAME_REWARD
 
 Key = tuple[str, int, int]
 """Policy, group size and repeat."""

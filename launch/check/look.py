@@ -98,7 +98,7 @@ def look(
         if clock() - start + seconds > SECONDS:
             break
         others[at], _ = sample(prompts[: min(OTHER_PROMPTS, len(groups))], at)
-    trial = hold(groups, [scored.group.prompt for scored in groups], task.best_reward, scorer.score)
+    trial = hold(groups, task.prompts, task.best_reward, scorer.score)
     return Look(groups, kinds, others, trial, nodes([scored.group for scored in latest]), seconds)
 
 

@@ -410,6 +410,7 @@ def test_truncation_leaves_out_unlikely_tokens(pair: Pair, setting: dict[str, An
         assert gap(pair.reference, group) < 1e-4
 
 
+@forks
 def test_min_p_of_one_request_is_of_no_other(pair: Pair) -> None:
     request = ask(num_generations=256, temperature=1.2)
     group, free = pair.sample(replace(request, min_p=0.3), request)
@@ -417,6 +418,12 @@ def test_min_p_of_one_request_is_of_no_other(pair: Pair) -> None:
     assert unlikely(pair.reference, free, {"min_p": 0.3}) > 0
     (stricter,) = pair.sample(replace(request, min_p=0.1), min_p=0.3)
     assert unlikely(pair.reference, stricter, {"min_p": 0.3}) == 0
+
+
+@pytest.mark.skipif(ENGINE != "stock", reason="this engine forks")
+def test_min_p_of_a_request_does_not_spoil_log_probabilities(pair: Pair) -> None:
+    (group,) = pair.sample(replace(ask(num_generations=64, temperature=1.2), min_p=0.3))
+    assert gap(pair.reference, group) < 1e-4
 
 
 def unlikely(model: LlamaForCausalLM, group: Group, setting: dict[str, Any]) -> int:

@@ -131,3 +131,9 @@ def test_numbers_that_json_cannot_hold_are_null(tmp_path: Path) -> None:
     assert row["loss"] is None
     assert row["grad_norm"] is None
     assert json.loads((folder.path / "summary.json").read_text())["seconds"] is None
+
+
+def test_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ConfigError, match=r"runs cannot hold the run's folder: .*File exists"):
+        folder_in(tmp_path / "runs")

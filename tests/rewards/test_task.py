@@ -97,10 +97,12 @@ def f(completions, completion_ids, **kwargs):
 
 
 def test_the_best_reward_decides_what_is_correct(tmp_path: Path) -> None:
-    task = own(tmp_path, [{"prompt": "p"}], "def f(**kwargs): return [2.0, 1.9]", best_reward=2.0)
+    task = own(tmp_path, [{"prompt": "p"}], "def f(**kwargs): return [2.0, 1.9, 2.0 - 1e-12]", best_reward=2.0)
     assert task.best_reward == 2.0
-    reasons = [verdict.reason for verdict in task.score(task.prompts[0], ["a", "b"], [False] * 2, [[1], [2]])]
-    assert reasons == ["correct", "wrong"]
+    reasons = [
+        verdict.reason for verdict in task.score(task.prompts[0], ["a", "b", "c"], [False] * 3, [[1], [2], [3]])
+    ]
+    assert reasons == ["correct", "wrong", "correct"]  # 2 but for rounding
     close(task)
 
 

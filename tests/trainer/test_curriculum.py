@@ -110,3 +110,36 @@ def test_without_a_rescue_one_visit_is_all() -> None:
 def test_misses_are_counted_in_a_row() -> None:
     now = visited(curriculum(), FLOOR, 2).record({"a": LEARNING, "b": COLLAPSED})
     assert (now.misses["a"], now.misses["b"], now.misses["c"]) == (0, 3, 2)
+
+
+def test_a_hot_visit_that_brings_nothing_is_one_try_of_many() -> None:
+    now = Curriculum(("a",), 0, LADDER, rescue_visits=5)
+    temperatures = []
+    for outcome in (COLLAPSED, FLOOR, FLOOR, COLLAPSED):
+        now = now.record({"a": outcome})
+        temperatures.append(now.take(1)[0].temperature)
+    assert temperatures == [1.5, 2.0, 1.0, 1.5]
+    assert not now.exhausted
+    assert now.record({"a": FLOOR}).exhausted
+
+
+def some(now: Curriculum, steps: int) -> Curriculum:
+    for _ in range(steps):
+        now = now.record(dict.fromkeys(ids(now.take(8)), FLOOR))
+    return now
+
+
+def test_many_prompts_without_a_lesson_stand_for_a_large_data_set() -> None:
+    large = Curriculum(tuple(map(str, range(1000))), 0, LADDER)
+    assert not some(large, 7).exhausted
+    assert some(large, 8).exhausted
+
+
+def test_where_lessons_are_rare_a_longer_silence_is_no_accident() -> None:
+    large = Curriculum(tuple(map(str, range(1000))), 0, LADDER)
+    rare = some(large, 5).record({"0": LEARNING})  # one lesson in 41 visits
+    assert not some(rare, 25).exhausted
+    assert some(rare, 26).exhausted  # more than five times 41
+    frequent = large.record(dict.fromkeys("0123", LEARNING))
+    assert not some(frequent, 7).exhausted
+    assert some(frequent, 8).exhausted

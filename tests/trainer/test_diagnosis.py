@@ -306,3 +306,47 @@ def test_data_too_large_by_seconds() -> None:
     assert found(replace(three, prompts=40)) is None
     two = history([step(mixed("a"), mixed("b"))] * 2, settings, exhausted=False)
     assert found(replace(two, prompts=41)) is None
+
+
+def test_a_silence_that_rare_right_answers_explain_is_none() -> None:
+    rare = [step(mixed("a", samples=8, correct=1)), *[step(wrong("a", samples=8))] * 9]
+    silent = [step(wrong("a", samples=8))] * 3  # one right of 80 before: none of 24 is no wonder
+    lucky = step(mixed("a", samples=8, correct=1))
+    assert found(history([*rare, lucky, *silent])) is None
+    assert cause(history([*rare, lucky, *silent * 10])) == "out_of_reach"
+    often = [step(mixed("a", samples=8, correct=4))] * 3
+    assert cause(history([*often, *silent])) == "out_of_reach"
+
+
+def test_a_reward_that_once_differed_is_not_constant() -> None:
+    same = [step(wrong("a"), wrong("b"))] * 3
+    once = step(mixed("a"), wrong("b"))
+    assert cause(history([once, *same], config(task=OWN_TASK)), NOTHING_PROVED) == "out_of_reach"
+
+
+def test_what_a_rescue_samples_is_not_held_against_the_learning_rate() -> None:
+    noise = wrong("b", temperature=2.0, malformed=128, samples=512)
+    steps = [replace(each, groups=(*each.groups, noise)) for each in falling(DOWN)]
+    before = [replace(each, groups=each.groups[:1]) for each in steps[:3]]
+    assert found(history([*before, *steps[3:]])) is None
+
+
+def test_warm_up_is_counted_in_updates() -> None:
+    warming = config(
+        training={"learning_rate": 1e-5, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10}
+    )
+    idle = step(wrong("a", shift=0.0), wrong("b", shift=0.0), now=-0.2)
+    unmoved = [*flat(20, shift=0.001), *[idle] * 2]
+    assert found(history(unmoved, warming, exhausted=False)) is None
+    assert cause(history([*unmoved, *flat(1, shift=0.001)], warming)) == "learning_rate_too_low"
+
+
+def test_a_fall_is_measured_by_the_rewards_that_a_users_function_gives() -> None:
+    small = [
+        step(mixed("a", reward=reward, reward_low=0.0, reward_high=0.1, shift=20.0), now=reward)
+        for reward in (0.05, 0.06, 0.06, 0.01, 0.0, 0.0)
+    ]
+    small = [replace(each, reward_start=0.05) for each in small]
+    assert cause(history(small, config(task=OWN_TASK))) == "learning_rate_too_high"
+    nothing = [step(mixed("a", reward=0.0, reward_low=0.0, reward_high=0.0, shift=20.0), now=0.0)] * 6
+    assert cause(history(nothing, config(task=OWN_TASK))) is None

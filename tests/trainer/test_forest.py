@@ -185,3 +185,14 @@ def test_nothing_to_pack() -> None:
         pack([make_lesson([1], [([], 2, 0.0)])], 1, 10)
     with pytest.raises(ValueError, match="it is no lesson"):
         pack([dataclasses.replace(EXAMPLE_LESSON, in_loss=np.array([False, False]))], 1, 10)
+
+
+@pytest.mark.timeout(30)
+def test_long_completions_that_share_nothing_are_packed_in_little_time() -> None:
+    random = np.random.default_rng(0)
+    many = [
+        make_lesson([1, 2, 3, index], [(random.integers(50_000, size=512).tolist(), 1, n % 2) for n in range(128)])
+        for index in range(16)
+    ]
+    batch = pack(many, ranks=1, micro_batch_tokens=4096)
+    assert len(batch.forests[0]) <= -(-16 * 128 * 512 // 4096) + 16

@@ -46,3 +46,9 @@ def test_a_rescue_does_not_hide_what_the_prompt_answers_at_its_own_temperature()
     assert (past.silent_steps, past.hottest, past.exhausted, past.seconds) == (1, 1.4, True, 2.0)
     assert past.visits == {"comparison-7-3": 1}
     assert past.record(step(kind="solved"), exhausted=False, seconds=3.0).unsolved == ()
+
+
+def test_a_long_run_does_not_keep_every_text() -> None:
+    past = History(CONFIG, 1.0, prompts=1).record(step(), exhausted=False, seconds=1.0)
+    assert past.steps[0].groups[0].answers == frozenset()
+    assert past.unsolved[0].answers == past.latest["comparison-7-3"].answers == {"yes", "no"}

@@ -23,7 +23,7 @@ from tests.fakes import (
     completion,
     prompt,
 )
-from trainer import loop
+from trainer import loop, trial
 from trainer.forest import Batch
 from trainer.metrics import Result
 from trainer.ports import Generator, Learner, Ports, Scorer
@@ -346,6 +346,19 @@ def test_a_run_that_may_not_stop_says_why_once_and_goes_on(tmp_path: Any) -> Non
     assert "collapsed onto one wrong answer" in text and "signal.rescue: true" in text
 
 
+def test_one_trial_is_held_for_a_silence(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    def hold(*_: Any) -> trial.Trial:
+        held.append("once")
+        return trial.NOTHING_PROVED
+
+    monkeypatch.setattr(trial, "hold", hold)
+    settings = with_signal(config(tmp_path, max_steps=8), rescue=False, stop_without_signal=False)
+    run(settings, FakeModel(skill=0.0))
+    assert held == ["once"]
+
+
 def test_a_target_that_any_answer_reaches_is_no_success(tmp_path: Any) -> None:
     settings = config(tmp_path, target_reward=0.995)
     result, _ = run(settings, FakeModel(skill=0.5), scorer=AnythingGoes())
@@ -378,3 +391,19 @@ def test_a_healthy_run_has_a_verdict_too(tmp_path: Any) -> None:
     result, _ = run(config(tmp_path), model, interrupted=lambda: model.trained_version == 2)
     assert result.verdict.startswith("Interrupted: the mean reward went from")
     assert result.diagnosis is None
+
+
+def test_a_run_in_which_nothing_ever_taught_says_why_at_its_limit(tmp_path: Any) -> None:
+    """It still had rescues to try."""
+
+    class NeverRight(FakeScorer):
+        def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+            return tuple(ScoredGroup(g, tuple(Verdict(-0.5, "wrong") for _ in g.completions)) for g in groups)
+
+    limited = [with_signal(config(tmp_path, max_steps=steps), without_best="skip") for steps in (2, 4)]
+    result, _ = run(limited[1], FakeModel(skill=0.0, pace=0.0), scorer=NeverRight())
+    assert (result.gave_up, result.steps, result.policy_version) == (False, 4, 0)
+    assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
+    assert result.verdict == result.diagnosis.verdict
+    early, _ = run(limited[0], FakeModel(skill=0.0, pace=0.0), scorer=NeverRight())
+    assert early.diagnosis is None

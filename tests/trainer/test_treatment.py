@@ -44,3 +44,12 @@ def test_wrong_answers_beside_a_right_one_are_alike_unless_rewards_are_taken_as_
     lesson = treatment(HAS_RIGHT, without_best=mode).lesson
     assert lesson is not None
     assert bool(lesson.advantages[1] == pytest.approx(lesson.advantages[2])) is alike
+
+
+def test_a_spread_that_would_change_nothing_is_no_lesson() -> None:
+    """Two answers of the same frequency, and no others: they are spread as they are."""
+    config = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}})
+    (even,) = treat(config, [scored(("near", 1, -0.1), ("far", 1, -0.1))], [STUCK], Recall(), 1.0)
+    assert even.lesson is None and not even.spread and even.outcome.spreads
+    (uneven,) = treat(config, [scored(("near", 3, -0.1), ("far", 1, -0.1))], [STUCK], Recall(), 1.0)
+    assert uneven.lesson is not None and uneven.spread

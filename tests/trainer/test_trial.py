@@ -75,5 +75,35 @@ def test_whether_the_datas_own_answer_pays(reward: Reward, texts: list[str], pay
 
 
 def test_data_without_answers_cannot_be_tried() -> None:
-    prompts = [replace(prompt(name), columns={"answer": None, "tags": ["x"]}) for name in "ab"]
+    prompts = [replace(prompt(name), columns={"answer": None, "tags": [None, {"x": 1}]}) for name in "ab"]
     assert tried(prompts, ["Yes"], anything).answer_pays is None
+
+
+def test_values_inside_lists_are_tried_as_answers() -> None:
+    prompts = [replace(prompt(name), columns={"answers": ["Yes", "Yeah"]}) for name in "ab"]
+    assert tried(prompts, ["Hm"], lambda to, text: float(text in to.columns["answers"])).answer_pays is True
+
+
+def test_answers_that_please_most_prompts_are_tried_on_more() -> None:
+    answers = {f"yes{n}": "Yes" for n in range(60)} | {f"no{n}": "No" for n in range(4)}
+    prompts = [replace(each, columns={**each.columns, "passage": each.id}) for each in asked(**answers)]
+
+    def starts(to: Prompt, text: str) -> float:
+        return 1.0 if text.startswith(str(to.columns["answer"])) else -1.0
+
+    lenient = ["Yes", "Yes, it is"]
+    assert tried(prompts, lenient, starts).question_matters is True
+    assert tried(prompts, lenient, anything).question_matters is False
+
+
+def test_the_function_gets_no_more_texts_at_once_than_in_a_step() -> None:
+    largest = []
+
+    def score(groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+        largest.append(max(len(group.completions) for group in groups))
+        return tuple(ScoredGroup(g, tuple(Verdict(0.0, "wrong") for _ in g.completions)) for g in groups)
+
+    prompts = asked(a="Yes", b="No", c="Hm")
+    groups = [Group(p, tuple(completion(f"{p.id}{n}", 1) for n in range(4)), 1.0, 0) for p in prompts]
+    assert hold(score(groups), prompts, 1.0, score).question_matters is None
+    assert max(largest) == 4
