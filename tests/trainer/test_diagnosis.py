@@ -314,6 +314,8 @@ def test_a_silence_that_rare_right_answers_explain_is_none() -> None:
     lucky = step(mixed("a", samples=8, correct=1))
     assert found(history([*rare, lucky, *silent])) is None
     assert cause(history([*rare, lucky, *silent * 10])) == "out_of_reach"
+    alike = step(wrong("a", samples=8, kind="collapsed", text_share=1.0))  # more of the same brings nothing
+    assert cause(history([*rare, lucky, *[alike] * 3])) == "collapsed"
     often = [step(mixed("a", samples=8, correct=4))] * 3
     assert cause(history([*often, *silent])) == "out_of_reach"
 
