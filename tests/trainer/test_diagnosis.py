@@ -327,7 +327,7 @@ def test_a_reward_that_once_differed_is_not_constant() -> None:
 
 
 def test_what_a_rescue_samples_is_not_held_against_the_learning_rate() -> None:
-    noise = wrong("b", temperature=2.0, malformed=128, samples=512)
+    noise = wrong("b", temperature=2.0, malformed=512, samples=512)
     steps = [replace(each, groups=(*each.groups, noise)) for each in falling(DOWN)]
     before = [replace(each, groups=each.groups[:1]) for each in steps[:3]]
     assert found(history([*before, *steps[3:]])) is None
@@ -350,5 +350,5 @@ def test_a_fall_is_measured_by_the_rewards_that_a_users_function_gives() -> None
     ]
     small = [replace(each, reward_start=0.05) for each in small]
     assert cause(history(small, config(task=OWN_TASK))) == "learning_rate_too_high"
-    nothing = [step(mixed("a", reward=0.0, reward_low=0.0, reward_high=0.0, shift=20.0), now=0.0)] * 6
-    assert cause(history(nothing, config(task=OWN_TASK))) is None
+    nothing = step(mixed("a", reward=0.0, reward_low=0.0, reward_high=0.0, shift=20.0), now=0.0)
+    assert cause(history([replace(nothing, reward_start=0.0)] * 6, config(task=OWN_TASK))) is None
