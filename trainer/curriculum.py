@@ -52,7 +52,7 @@ class Curriculum:
     misses: prompt id -> visits in a row without a right answer.
     rescue_visits: visits without a lesson from rewards that a rescue has, until it counts as tried.
     tries: prompt id -> such visits since any group of the run last taught; without a rescue (a hotter temperature
-        now or next time, or a group to spread) one visit counts as all.
+        next time, or a group to spread) one visit counts as all.
     visits: of all prompts together. lessons: those that taught. visits_to_last_lesson: those up to the last lesson.
     """
 
@@ -104,8 +104,7 @@ class Curriculum:
         tries = {} if taught else dict(self.tries)
         for prompt_id, outcome in outcomes.items():
             ladder = ladder.after(prompt_id, outcome.kind, outcome.teaches, outcome.narrow)
-            hottest = max(self.ladder.temperature(prompt_id), ladder.temperature(prompt_id))
-            more = outcome.spreads or hottest > ladder.base_temperature
+            more = outcome.spreads or ladder.temperature(prompt_id) > ladder.base_temperature
             if not outcome.teaches:
                 tries[prompt_id] = tries.get(prompt_id, 0) + (1 if more else self.rescue_visits)
         solved = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.kind == "solved"}

@@ -105,7 +105,7 @@ class Ladder:
     |-----------------------------------------|-------------------------------------------------|
     | teaches                                 | one rung down; base stays                       |
     | narrow (collapsed, or few wrong answers)| one rung up; the top rung stays                 |
-    | learning or floor, above base           | one rung up; from the top back to base          |
+    | learning, above base                    | one rung up; from the top back to base          |
     | any other                               | base                                            |
 
     So a rescue that brings a lesson is followed by another at the next lower rung, not by a fall back into the
@@ -143,7 +143,7 @@ class Ladder:
             rung = max(rung - 1, 0)
         elif narrow:
             rung = min(rung + 1, self.top)
-        elif kind in ("learning", "floor") and 0 < rung < self.top:
+        elif kind == "learning" and 0 < rung < self.top:
             rung += 1
         else:
             rung = 0

@@ -112,17 +112,6 @@ def test_misses_are_counted_in_a_row() -> None:
     assert (now.misses["a"], now.misses["b"], now.misses["c"]) == (0, 3, 2)
 
 
-def test_a_hot_visit_that_brings_nothing_is_one_try_of_many() -> None:
-    now = Curriculum(("a",), 0, LADDER, rescue_visits=5)
-    temperatures = []
-    for outcome in (COLLAPSED, FLOOR, FLOOR, COLLAPSED):
-        now = now.record({"a": outcome})
-        temperatures.append(now.take(1)[0].temperature)
-    assert temperatures == [1.5, 2.0, 1.0, 1.5]
-    assert not now.exhausted
-    assert now.record({"a": FLOOR}).exhausted
-
-
 def some(now: Curriculum, steps: int) -> Curriculum:
     for _ in range(steps):
         now = now.record(dict.fromkeys(ids(now.take(8)), FLOOR))

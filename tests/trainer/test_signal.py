@@ -124,9 +124,7 @@ def test_a_ladder_reaches_exactly_its_maximum() -> None:
         (3, "learning", False, False, 0),
         (3, "collapsed", False, True, 3),
         (2, "solved", False, False, 0),
-        (0, "floor", False, False, 0),
-        (2, "floor", False, False, 3),
-        (3, "floor", False, False, 0),
+        (2, "floor", False, False, 0),
         (2, "floor", False, True, 3),
     ],
 )
