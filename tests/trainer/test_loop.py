@@ -400,9 +400,9 @@ def test_a_run_in_which_nothing_ever_taught_says_why_at_its_limit(tmp_path: Any)
         def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
             return tuple(ScoredGroup(g, tuple(Verdict(-0.5, "wrong") for _ in g.completions)) for g in groups)
 
-    limited = [with_signal(config(tmp_path, max_steps=steps), without_best="skip") for steps in (2, 4)]
+    limited = [with_signal(config(tmp_path, max_steps=steps), without_best="skip") for steps in (2, 3)]
     result, _ = run(limited[1], FakeModel(skill=0.0, pace=0.0), scorer=NeverRight())
-    assert (result.gave_up, result.steps, result.policy_version) == (False, 4, 0)
+    assert (result.gave_up, result.steps, result.policy_version) == (False, 3, 0)
     assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
     assert result.verdict == result.diagnosis.verdict
     early, _ = run(limited[0], FakeModel(skill=0.0, pace=0.0), scorer=NeverRight())
