@@ -104,9 +104,9 @@ class Curriculum:
         tries = {} if taught else dict(self.tries)
         for prompt_id, outcome in outcomes.items():
             ladder = ladder.after(prompt_id, outcome.kind, outcome.teaches, outcome.narrow)
-            more = outcome.spreads or ladder.temperature(prompt_id) > ladder.base_temperature
+            rescued = outcome.spreads or ladder.temperature(prompt_id) > ladder.base_temperature
             if not outcome.teaches:
-                tries[prompt_id] = tries.get(prompt_id, 0) + (1 if more else self.rescue_visits)
+                tries[prompt_id] = tries.get(prompt_id, 0) + (1 if rescued else self.rescue_visits)
         solved = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.kind == "solved"}
         return replace(
             self,
