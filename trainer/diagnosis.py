@@ -39,6 +39,9 @@ ACCIDENT = 0.01
 MOST = 0.5
 """Share of the samples, or of the prompts, from which on something is the rule."""
 
+ENDED = 0.25
+"""Share of the completions that must not have been cut off, to tell what answers look like."""
+
 OWN_TEMPERATURE = 1.0
 """The model's own distribution."""
 
@@ -141,8 +144,8 @@ def why_silent(history: History, trial: Trial) -> Diagnosis:
         unverifiable_reward(history, trial)
         or learning_rate_too_high(history)
         or constant_reward(history, trial)
-        or truncated(history)
         or format_never_met(history)
+        or truncated(history)
         or temperature_trap(history)
         or collapsed(history)
         or out_of_reach(history)
@@ -186,7 +189,7 @@ def truncated(history: History) -> Diagnosis | None:
     """Most completions were cut off."""
     silent = history.unsolved
     share, limit = _share(silent, "truncated"), history.config.sampling.max_completion_length
-    if share < MOST or share < _share(silent, "malformed"):
+    if share < MOST:
         return None
     return Diagnosis(
         "truncated",
@@ -198,15 +201,16 @@ def truncated(history: History) -> Diagnosis | None:
 
 
 def format_never_met(history: History) -> Diagnosis | None:
-    """Most completions are no answers at all."""
+    """Most of the completions that came to an end are no answers at all; those that did not would hardly be."""
     silent = history.unsolved
-    share = _share(silent, "malformed")
-    if share < MOST:
+    share, cut = _share(silent, "malformed"), _share(silent, "truncated")
+    if 1 - cut < ENDED or share < MOST * (1 - cut):
         return None
+    also = f" and {cut:.0%} were cut off" if cut else ""
     return Diagnosis(
         "format_never_met",
-        f"{_opening(history)}: {share:.0%} of {_samples(silent)} completions are no answer in the task's format, the "
-        f"most frequent one being {_quoted(max(silent, key=lambda seen: seen.text_share).text)}.",
+        f"{_opening(history)}: {share:.0%} of {_samples(silent)} completions are no answer in the task's "
+        f"format{also}, the most frequent one being {_quoted(max(silent, key=lambda seen: seen.text_share).text)}.",
         f"Say what an answer looks like in task.system_prompt{_or_examples(history)}.",
     )
 

@@ -1,6 +1,7 @@
 """What a step will take: memory by process, and seconds by phase."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ EXAMPLE_FORECAST = Forecast(
 
 def probe_forest(look: Look, config: Config) -> Forest:
     """Of what was seen, `PROBE_NODES` at most: the trees that a rank would compute."""
-    lessons = _lessons(look, config)
+    lessons = _lessons(look, config, config.sampling.num_generations)
     return pack(lessons, 1, min(PROBE_NODES, config.training.micro_batch_tokens)).forests[0][0]
 
 
@@ -67,15 +68,18 @@ def forecast(look: Look, config: Config, cost: UpdateCost, forks: bool) -> Forec
     forks: whether groups are sampled by forking, so that sampling takes as long as there are distinct tokens.
     """
     sampling, training = config.sampling, config.training
-    lessons = _lessons(look, config)
-    groups = [lesson.scored.group for lesson in lessons]
-    scale = sampling.prompts_per_step / len(lessons)
-    tree_tokens = step_tree_tokens(lessons, config)
+    wanted, seen = sampling.num_generations, look.groups[0].group.num_generations
 
-    seen = [group.group for group in look.groups]
-    wanted = nodes(groups) / nodes(seen) if forks else sampling.num_generations / seen[0].num_generations
-    batches = nodes(seen) / look.nodes
-    sample = look.seconds * batches * wanted * scale / config.engine.engines
+    def step_nodes(num_generations: int) -> float:
+        return nodes([lesson.scored.group for lesson in _lessons(look, config, num_generations)])
+
+    def step_tokens(num_generations: int) -> float:
+        return step_tree_tokens(_lessons(look, config, num_generations), config)
+
+    tree_tokens = _at(wanted, seen, step_tokens)
+    scale = sampling.prompts_per_step / len(look.groups)
+    sampled = _at(wanted, seen, step_nodes) if forks else step_nodes(seen) * wanted / seen
+    sample = look.seconds * sampled / look.nodes * scale / config.engine.engines
 
     passes = 1 + (1 / 3 if training.beta else 0)  # the reference model has a forward pass only
     update = tree_tokens / training.ranks * cost.seconds_per_node * passes
@@ -153,8 +157,14 @@ def total(forecast: Forecast, config: Config) -> float:
     )
 
 
-def _lessons(look: Look, config: Config) -> Sequence[Lesson]:
-    """Every group seen, at the size it will have. Whether it teaches does not matter to what its tree costs."""
-    size = config.sampling.num_generations
+def _at(wanted: int, seen: int, tokens: Callable[[int], float]) -> float:
+    """`tokens` of groups of `wanted` samples; beyond `seen`, every doubling brings what the last one brought."""
+    if wanted <= seen:
+        return tokens(wanted)
+    return tokens(seen) * (tokens(seen) / tokens(seen // 2)) ** math.log2(wanted / seen)
+
+
+def _lessons(look: Look, config: Config, num_generations: int) -> Sequence[Lesson]:
+    """Every group seen, at that size at most. Whether it teaches does not matter to what its tree costs."""
     plain = config.training.model_copy(update={"mask_truncated_completions": False})
-    return assign([thinned(group, size, config.seed) for group in look.groups], plain)
+    return assign([thinned(group, num_generations, config.seed) for group in look.groups], plain)

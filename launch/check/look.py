@@ -19,13 +19,17 @@ from trainer.signal import Kind, classify
 from trainer.trial import EXAMPLE_TRIAL, Trial, hold
 
 PROMPTS = 8
+AT_ONCE = 4
+"""Prompts of a batch: one alone would leave the engine half idle. At other temperatures there is one batch."""
+
 SAMPLES = 256
-SECONDS = 15.0
-"""Sampling that would take longer, warm, is left out, but for four prompts."""
+GROWTH = 4
+"""Times that groups grow by, from a sixteenth of their full size on, as long as there is time."""
+
+SECONDS = 25.0
+"""Sampling that would take longer is left out, but for the smallest groups of the first batch."""
 
 OTHER_TEMPERATURES = (0.7, 1.0, 1.4)
-OTHER_PROMPTS = 4
-"""Prompts that are sampled at other temperatures too: enough to compare, and quick."""
 
 NEAR = 1.15
 """Temperatures no further apart than this factor are one."""
@@ -65,12 +69,14 @@ def look(
     phase: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Look:
-    """Samples and scores; about `SECONDS` of sampling, longer only where two prompts take longer."""
+    """Samples and scores; about `SECONDS` of sampling, with smaller groups or fewer prompts where it is slow."""
     prompts = drawn(task.prompts, config.seed)
-    size = max(SAMPLES, config.sampling.num_generations)
+    first, more = prompts[:AT_ONCE], prompts[AT_ONCE:]
+    largest = max(SAMPLES, config.sampling.num_generations)
     temperature = config.sampling.temperature
+    start = clock()
 
-    def sample(chosen: Sequence[Prompt], at: float) -> tuple[tuple[ScoredGroup, ...], float]:
+    def sample(chosen: Sequence[Prompt], at: float, size: int) -> tuple[tuple[ScoredGroup, ...], float]:
         phase(f"sampling {len(chosen)} × {size} at temperature {at:g}")
         began = clock()
         groups = generator.sample(
@@ -78,14 +84,17 @@ def look(
         )
         return scorer.score(groups), clock() - began
 
-    # The first prompt warms the engine up. Batches like a step's: a single prompt leaves the engine half idle.
-    groups, seconds = sample(prompts[:1], temperature)
-    latest, start = groups, clock()
-    for first, last in ((1, 4), (4, 8)):
-        chosen = prompts[first:last]
-        if not chosen or (first > 1 and clock() - start + seconds > SECONDS):
+    def in_time(seconds: float) -> bool:
+        return clock() - start + seconds <= SECONDS
+
+    for part in (GROWTH**2, GROWTH, 1):  # the first warms the engine up
+        size = largest // part
+        groups, seconds = sample(first, temperature, size)
+        if not in_time(GROWTH * seconds):
             break
-        latest, seconds = sample(chosen, temperature)
+    latest = groups
+    if more and in_time(seconds):
+        latest, seconds = sample(more, temperature, size)
         groups += latest
 
     kinds = tuple(classify(group, task.best_reward) for group in groups)
@@ -95,9 +104,9 @@ def look(
     if not {"learning", "solved"} & {*kinds} and hottest > max(*OTHER_TEMPERATURES, temperature) * NEAR:
         wanted.append(hottest)
     for at in wanted:
-        if clock() - start + seconds > SECONDS:
+        if not in_time(seconds):
             break
-        others[at], _ = sample(prompts[: min(OTHER_PROMPTS, len(groups))], at)
+        others[at], _ = sample(first, at, size)
     trial = hold(groups, task.prompts, task.best_reward, scorer.score)
     return Look(groups, kinds, others, trial, nodes([scored.group for scored in latest]), seconds)
 

@@ -128,8 +128,9 @@ def test_looks_at_eight_prompts_and_at_other_temperatures() -> None:
     task = a_task()
     result = look(a_config(), task, generator, TaskScorer(task), lambda _: None)
     assert generator.asked == [
-        (1.0, 1, 256),
-        (1.0, 3, 256),
+        (1.0, 4, 16),
+        (1.0, 4, 64),
+        (1.0, 4, 256),
         (1.0, 4, 256),
         (0.7, 4, 256),
         (1.4, 4, 256),
@@ -146,16 +147,22 @@ def test_a_small_data_set_is_looked_at_whole_and_a_large_group_at_its_size() -> 
     config = a_config(sampling={"num_generations": 512, "prompts_per_step": 2})
     result = look(config, task, generator, TaskScorer(task), lambda _: None)
     assert sorted(group.group.prompt.id for group in result.groups) == ["0", "1", "2"]
-    assert {samples for _, _, samples in generator.asked} == {512}
+    assert {group.group.num_generations for group in (*result.groups, *result.others[0.7])} == {512}
 
 
-def test_slow_sampling_stops_after_four_prompts() -> None:
-    generator = Scripted({1.0: MIXED}, pace=0.05)  # 12.8 s a prompt
+@pytest.mark.parametrize(
+    ("pace", "sizes", "prompts", "seconds"),  # pace: seconds of a sample; seconds: of the last batch
+    [(0.01, [16, 64, 256, 256], 8, 10.24), (0.05, [16, 64], 4, 12.8), (0.3, [16], 4, 19.2)],
+)
+def test_slow_sampling_has_smaller_groups(pace: float, sizes: list[int], prompts: int, seconds: float) -> None:
+    generator = Scripted({1.0: MIXED}, pace)
     task = a_task()
     result = look(a_config(), task, generator, TaskScorer(task), lambda _: None, clock=lambda: generator.clock)
-    assert generator.asked == [(1.0, 1, 256), (1.0, 3, 256)]
-    assert (len(result.groups), result.others) == (4, {})
-    assert result.seconds == pytest.approx(3 * 12.8)
+    assert generator.asked == [(1.0, 4, size) for size in sizes]
+    assert generator.clock <= 25
+    assert (len(result.groups), result.others) == (prompts, {})
+    assert {group.group.num_generations for group in result.groups} == {sizes[-1]}
+    assert result.seconds == pytest.approx(seconds)
 
 
 def test_when_nothing_is_learnt_from_the_hottest_temperature_is_tried_too() -> None:
@@ -307,6 +314,22 @@ def test_the_forecast_scales_with_the_step() -> None:
     plain = forecast(result, a_config(sampling={"prompts_per_step": 4, "num_generations": 64}), EXAMPLE_UPDATE_COST,
                      forks=False)  # fmt: skip
     assert plain.seconds["sampling"] == pytest.approx(2.0 * 2 / 2 / 4, rel=0.3)  # without forks, samples count
+
+
+def test_what_larger_groups_than_were_seen_will_cost() -> None:
+    """Where all samples differ it doubles with the group; where all are alike it stays."""
+    rambling, alike = {"a" * length: 1 / 1024 for length in range(1, 1025)}, {"a": 1.0}  # a length is a token
+
+    def tokens(shares: Shares, wanted: int) -> float:
+        task = a_task()
+        slow = Scripted({1.0: shares}, pace=0.05)
+        config = a_config(sampling={"num_generations": wanted})
+        result = look(config, task, slow, TaskScorer(task), lambda _: None, clock=lambda: slow.clock)
+        assert result.groups[0].group.num_generations == 64
+        return forecast(result, config, EXAMPLE_UPDATE_COST, forks=True).tree_tokens
+
+    assert tokens(alike, 256) == tokens(alike, 64)
+    assert tokens(rambling, 256) == pytest.approx(4 * tokens(rambling, 64), rel=0.2)
 
 
 def test_what_prompts_share_is_in_a_steps_tree_once() -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from configs.schema import Config
 from trainer.chances import chance_of_right
 from trainer.diagnosis import (
@@ -109,6 +111,23 @@ def test_format_never_met() -> None:
     assert "89% of 256 completions" in diagnosis.verdict and "'The answer is 12'" in diagnosis.verdict
     assert "task.few_shot" in diagnosis.advice
     assert cause(history([step(wrong("a", malformed=50))] * 3)) == "out_of_reach"
+
+
+@pytest.mark.parametrize(
+    ("truncated", "malformed", "expected"),
+    [
+        (70, 58, "format_never_met"),  # no completion that ended is an answer
+        (60, 60, "format_never_met"),
+        (70, 20, "truncated"),  # most of those that ended are answers
+        (110, 18, "truncated"),  # too few ended to tell
+    ],
+)
+def test_what_was_cut_off_would_hardly_have_met_a_format_that_nothing_meets(
+    truncated: int, malformed: int, expected: str
+) -> None:
+    diagnosis = found(history([step(wrong("a", truncated=truncated, malformed=malformed))] * 3))
+    assert diagnosis is not None and diagnosis.cause == expected
+    assert f"{truncated / 128:.0%}" in diagnosis.verdict and "were cut off" in diagnosis.verdict
 
 
 def test_the_format_is_learned_by_partial_credit_and_nobody_stops_it() -> None:
