@@ -24,9 +24,11 @@ AT_ONCE = 4
 
 SAMPLES = 256
 GROWTH = 4
-"""Times that groups grow by, from a sixteenth of their full size on, as long as there is time."""
+LONGER = 2.5
+"""Groups grow by `GROWTH`, from a sixteenth of their full size on, as long as there is time for a batch that takes
+`LONGER` times as long."""
 
-SECONDS = 25.0
+SECONDS = 30.0
 """Sampling that would take longer is left out, but for the smallest groups of the first batch."""
 
 OTHER_TEMPERATURES = (0.7, 1.0, 1.4)
@@ -90,7 +92,7 @@ def look(
     for part in (GROWTH**2, GROWTH, 1):  # the first warms the engine up
         size = largest // part
         groups, seconds = sample(first, temperature, size)
-        if not in_time(GROWTH * seconds):
+        if not in_time(LONGER * seconds):
             break
     latest = groups
     if more and in_time(seconds):
