@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,12 @@ class EngineClient:
         self._workers_per_engine = workers_per_engine
         self._timeout = timeout
         self._loading: dict[str, Any] = {}
-        self.policy_version = 0
+        self.begin(0)
+
+    def begin(self, policy_version: int) -> None:
+        """From now on `policy_version` is published, and the timeout counts."""
+        self._policy_version = policy_version
+        self._since = time.monotonic()
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """See `Client`. With `nccl` each engine's workers have places of their own in the group."""
@@ -90,14 +96,14 @@ class EngineClient:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self._wait(self._loading)
-        self._wait(self._all("finish_weight_update", weight_version or str(self.policy_version)))
+        self._wait(self._all("finish_weight_update", weight_version or str(self._policy_version)))
 
     def _all(self, method: str, *arguments: Any) -> dict[str, Any]:
         return {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
 
     def _wait(self, calls: Mapping[str, Any]) -> dict[str, Any]:
-        phase = f"publishing policy version {self.policy_version}"
-        return wait(calls, phase, self._timeout, "cluster.publish_timeout")
+        phase = f"publishing policy version {self._policy_version}"
+        return wait(calls, phase, self._timeout, "cluster.publish_timeout", self._since)
 
 
 class BucketClient(EngineClient):
@@ -182,7 +188,7 @@ class RankProcess:
 
     def publish(self, policy_version: int) -> int:
         """Sends all weights; the checksum of what was sent."""
-        self._client.policy_version = policy_version
+        self._client.begin(policy_version)
         return self._sender.send()
 
     def save(self, folder: str) -> None:

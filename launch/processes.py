@@ -23,6 +23,9 @@ from trainer.forest import Batch
 from trainer.rank import RankReport, RankSpec
 from trainer.scored import ScoredGroup
 
+GRACE = 10.0
+"""Seconds more for the ranks than for the engines that they send to: the word about a late engine comes first."""
+
 
 @dataclass(frozen=True)
 class Engines:
@@ -88,7 +91,7 @@ class Ranks:
         """See `Publisher.publish`: ranks send, then every engine confirms version and checksum."""
         phase, timeout = f"publishing policy version {policy_version}", self.config.cluster.publish_timeout
         sent = {name: actor.publish.remote(policy_version) for name, actor in self.actors.items()}
-        checksum = wait(sent, phase, timeout, "cluster.publish_timeout")["rank 0"]
+        checksum = wait(sent, phase, timeout + GRACE, "cluster.publish_timeout")["rank 0"]
         confirmed = {name: e.confirm.remote(policy_version, checksum) for name, e in self.engines.items()}
         wait(confirmed, phase, timeout, "cluster.publish_timeout")
 

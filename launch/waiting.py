@@ -8,18 +8,23 @@ import ray
 
 from launch.errors import RemoteError
 
+OUT_OF_MEMORY = "lower engine.kv_cache_gib or training.micro_batch_tokens"
 
-def wait(calls: Mapping[str, Any], phase: str, timeout: float, setting: str) -> dict[str, Any]:
+
+def wait(
+    calls: Mapping[str, Any], phase: str, timeout: float, setting: str, since: float | None = None
+) -> dict[str, Any]:
     """The results of remote calls, by the name of the process each was made to.
 
     calls: name ("rank 0", "engine 1") -> Ray's reference. timeout: seconds for all together. setting: that
-    configures the timeout. The first failure ends the wait, also when the others would wait for it for ever.
+    configures the timeout. since: `time.monotonic()` from which on it counts, if not from now. The first failure ends
+    the wait, also when the others would wait for it for ever.
 
     Raises RemoteError.
     """
     names = {reference: name for name, reference in calls.items()}
     pending, results = list(names), {}
-    deadline = time.monotonic() + timeout
+    deadline = (time.monotonic() if since is None else since) + timeout
     while pending:
         done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
         for reference in done:
@@ -37,11 +42,20 @@ def _result(reference: Any, name: str, phase: str) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RemoteError):  # of a process that it waited for
+            raise RemoteError(str(error.cause)) from error
         raise RemoteError(f"While {phase}: {name} failed.\n{error}") from error
     except ray.exceptions.RayActorError as error:
         if "creation task" in error.error_msg:
             raise RemoteError(f"While {phase}: {name} did not start.\n{error.error_msg}") from error
         raise RemoteError(
             f"While {phase}: the process of {name} ended ({error.error_msg.strip().splitlines()[0]}). "
-            "Out of memory is the usual reason: lower engine.kv_cache_gib or training.micro_batch_tokens."
+            f"Out of memory is the usual reason: {OUT_OF_MEMORY}."
         ) from error
+    except ray.exceptions.OutOfMemoryError as error:
+        raise RemoteError(
+            f"While {phase}: Ray ended the process of {name}, because the machine's memory was nearly used up. End "
+            f"other programs, or {OUT_OF_MEMORY}."
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise RemoteError(f"While {phase}: {name} was lost.\n{error}") from error
