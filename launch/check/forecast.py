@@ -161,7 +161,8 @@ def _at(wanted: int, seen: int, tokens: Callable[[int], float]) -> float:
     """`tokens` of groups of `wanted` samples; beyond `seen`, every doubling brings what the last one brought."""
     if wanted <= seen:
         return tokens(wanted)
-    return tokens(seen) * (tokens(seen) / tokens(seen // 2)) ** math.log2(wanted / seen)
+    doubling = tokens(seen) / tokens(seen // 2)
+    return tokens(seen) * math.pow(doubling, math.log2(wanted / seen))
 
 
 def _lessons(look: Look, config: Config, num_generations: int) -> Sequence[Lesson]:
