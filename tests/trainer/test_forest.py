@@ -152,6 +152,12 @@ def test_groups_are_balanced_over_ranks() -> None:
     assert [[len(forest.token_ids) for forest in rank] for rank in batch.forests] == [[12, 8], [11, 9]]
 
 
+def test_prompts_with_one_beginning_fit_into_a_forest_that_would_not_hold_them_apart() -> None:
+    beginning = list(range(1, 21))
+    some = [make_lesson([*beginning, 30 + n], [([7, 2], 1, 0.0), ([8, 2], 1, 1.0)]) for n in range(4)]
+    assert only(pack(some, 1, 32)).token_ids.size == 20 + 4 * 3
+
+
 def test_a_rank_without_work_gets_empty_forests() -> None:
     batch = pack([chain(1, 3)], ranks=3, micro_batch_tokens=10)
     assert [len(rank) for rank in batch.forests] == [1, 1, 1]
