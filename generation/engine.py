@@ -256,7 +256,7 @@ class Engine:
         if self.health != "torn" or version != str(policy_version) or set(loaded) != {checksum}:
             self.health = "poisoned"
             raise EngineError(
-                f"The engine holds policy version {version!r} with weight checksum {loaded}, the trainer published "
+                f"The engine holds policy version {version!r} with weight checksum {loaded}, the trainer sent "
                 f"version '{policy_version}' with checksum {checksum}: the weights did not arrive."
             )
         self.health = "ready"

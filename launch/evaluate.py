@@ -6,7 +6,7 @@ from rich.text import Text
 
 from configs.schema import Config
 from launch.prepare import prepare
-from launch.processes import TaskScorer, engines_only
+from launch.processes.pool import TaskScorer, engines_only
 from trainer.evaluation import evaluate
 from trainer.metrics import Evaluation
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from configs.errors import ConfigError
 from configs.schema import Config
-from launch import hardware, preflight, tracking
+from launch import hardware, preflight
+from launch.logger import tracking
 from rewards.task import Task, load_task
-from trainer.model import ModelError, context_length, encoder, load_tokenizer, resolve
+from trainer.update.model import ModelError, context_length, encoder, load_tokenizer, resolve
 
 
 @dataclass(frozen=True)

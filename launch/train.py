@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from types import FrameType
 
 from configs.schema import Config
-from launch.display import Display
+from launch.logger.display import Display
+from launch.logger.run_folder import RunFolder
+from launch.logger.tracking import Tracker, trackers
 from launch.prepare import prepare
-from launch.processes import TaskScorer, engines_and_ranks
-from launch.run_folder import RunFolder
-from launch.tracking import Tracker, trackers
+from launch.processes.pool import TaskScorer, engines_and_ranks
 from trainer import loop
 from trainer.metrics import StepMetrics
 from trainer.ports import Ports
 from trainer.scored import ScoredGroup
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
 
 REACHED, NO_SIGNAL, LIMIT = 0, 3, 4
 """Exit statuses: target reached or no target set, stopped because it cannot learn, and a limit reached before the
@@ -24,23 +24,23 @@ target."""
 
 
 @dataclass(frozen=True)
-class RunJournal:
-    """`trainer.ports.Journal`: to the screen, the run's folder and the trackers."""
+class RunLogger:
+    """`trainer.ports.Logger`: to the screen, the run's folder and the trackers."""
 
     display: Display
     folder: RunFolder
     trackers: Sequence[Tracker]
 
     def phase(self, text: str) -> None:
-        """See `Journal.phase`."""
+        """See `Logger.phase`."""
         self.display.phase(text)
 
     def alarm(self, text: str) -> None:
-        """See `Journal.alarm`; summary.json has it from the result."""
+        """See `Logger.alarm`; summary.json has it from the result."""
         self.display.alarm(text)
 
     def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
-        """See `Journal.step`."""
+        """See `Logger.step`."""
         self.folder.step(step, groups)
         for tracker in self.trackers:
             tracker.log(step)
@@ -75,7 +75,7 @@ def train(config: Config) -> int:
         display.phase("reading model and data")
         prepared = prepare(config)
         folder = RunFolder.create(config)
-        journal = RunJournal(display, folder, trackers(config, folder))
+        logger = RunLogger(display, folder, trackers(config, folder))
         interruption = Interruption()
         try:
             with engines_and_ranks(prepared, display.phase) as (engines, ranks), interruption.watched():
@@ -84,7 +84,7 @@ def train(config: Config) -> int:
                     config,
                     task.prompts,
                     task.best_reward,
-                    Ports(engines, TaskScorer(task), ranks, ranks, journal),
+                    Ports(engines, TaskScorer(task), ranks, ranks, logger),
                     dtype=ranks.dtype,
                     interrupted=lambda: interruption.requested,
                 )
@@ -93,7 +93,7 @@ def train(config: Config) -> int:
                     ranks.save(str(folder.model_path))
                 folder.summary(result, config)
         finally:
-            for tracker in journal.trackers:
+            for tracker in logger.trackers:
                 tracker.close()
         display.result(result, folder)
     if interruption.requested:

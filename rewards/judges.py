@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from configs.schema import Shaping
 from rewards.builtin import BuiltinTask
 from rewards.function import RewardFunction
-from rewards.prompts import SAME_REWARD, Prompt, Reason, Verdict
+from rewards.prompts import SAME_REWARD, Outcome, Prompt, Verdict
 from rewards.shaping import verdict
 
 
@@ -66,7 +66,7 @@ class GymJudge:
 
 @dataclass(frozen=True)
 class FunctionJudge:
-    """A user's function gives numbers; the reason follows from them: `correct` from best_reward on, else
+    """A user's function gives numbers; the outcome follows from them: `correct` from best_reward on, else
     `truncated` where the completion was cut off, else `wrong`."""
 
     function: RewardFunction
@@ -75,10 +75,10 @@ class FunctionJudge:
     def __call__(self, prompt: Prompt, answers: Sequence[Answer]) -> Sequence[Verdict]:
         rewards = self.function(prompt, [answer.text for answer in answers], [answer.token_ids for answer in answers])
         return [
-            Verdict(reward, self._reason(reward, answer)) for reward, answer in zip(rewards, answers, strict=True)
+            Verdict(reward, self._outcome(reward, answer)) for reward, answer in zip(rewards, answers, strict=True)
         ]
 
-    def _reason(self, reward: float, answer: Answer) -> Reason:
+    def _outcome(self, reward: float, answer: Answer) -> Outcome:
         if reward >= self.best_reward - SAME_REWARD:
             return "correct"
         return "truncated" if answer.truncated else "wrong"

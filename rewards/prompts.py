@@ -7,7 +7,7 @@ from typing import Any, Literal
 Message = Mapping[str, str]
 """One chat message: `{"role": "user", "content": "..."}`."""
 
-Reason = Literal["correct", "wrong", "malformed", "truncated"]
+Outcome = Literal["correct", "wrong", "malformed", "truncated"]
 
 SAME_REWARD = 1e-6
 """Rewards no further apart than this are one reward: reward functions round."""
@@ -37,12 +37,12 @@ class Verdict:
     """What a reward function says of one completion.
 
     reward: finite.
-    reason: `correct` is the best reward the task can give; `truncated` was cut off by
+    outcome: `correct` is the best reward the task can give; `truncated` was cut off by
         `max_completion_length`.
     """
 
     reward: float
-    reason: Reason
+    outcome: Outcome
 
 
 EXAMPLE_PROMPT = Prompt(
@@ -52,4 +52,4 @@ EXAMPLE_PROMPT = Prompt(
     token_ids=(1, 4093, 198, 3706, 216),
     text=None,
 )
-EXAMPLE_VERDICT = Verdict(reward=1.0, reason="correct")
+EXAMPLE_VERDICT = Verdict(reward=1.0, outcome="correct")

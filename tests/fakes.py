@@ -8,11 +8,11 @@ import numpy as np
 from generation.engine import SampleRequest
 from generation.groups import Completion, FinishReason, Group
 from rewards.prompts import Prompt, Verdict
-from trainer.forest import Batch
 from trainer.metrics import StepMetrics
-from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
+from trainer.update.forest import Batch
+from trainer.update.rank import RankReport
 
 
 @dataclass
@@ -22,19 +22,19 @@ class FakeModel:
     skill: float = 0.25
     pace: float = 0.25
     trained_version: int = 0
-    published_version: int = 0
+    synced_version: int = 0
     finish_reason: FinishReason = "stop"
     events: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class FakeGenerator:
-    """Splits every group by the published skill, without chance; hot groups always hold a right answer."""
+    """Splits every group by the synced skill, without chance; hot groups always hold a right answer."""
 
     model: FakeModel
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        self.model.events.append(f"sample {len(requests)} at version {self.model.published_version}")
+        self.model.events.append(f"sample {len(requests)} at version {self.model.synced_version}")
         return tuple(self._group(request) for request in requests)
 
     def _group(self, request: SampleRequest) -> Group:
@@ -46,7 +46,7 @@ class FakeGenerator:
         completions = tuple(
             completion(text, count, self.model.finish_reason) for text, count in counts.items() if count
         )
-        return Group(request.prompt, completions, request.temperature, self.model.published_version)
+        return Group(request.prompt, completions, request.temperature, self.model.synced_version)
 
 
 class FakeScorer:
@@ -67,7 +67,7 @@ class FakeScorer:
 
 @dataclass(frozen=True)
 class FakeLearner:
-    """Raises the skill; the engines do not know before the weights are published."""
+    """Raises the skill; the engines do not know before the weights are synced."""
 
     model: FakeModel
     logprob_gap: float = 0.001
@@ -79,20 +79,20 @@ class FakeLearner:
 
 
 @dataclass(frozen=True)
-class FakePublisher:
+class FakeWeightSync:
     """Hands the skill over."""
 
     model: FakeModel
 
-    def publish(self, policy_version: int) -> None:
-        self.model.events.append(f"publish {policy_version}")
+    def sync(self, policy_version: int) -> None:
+        self.model.events.append(f"sync {policy_version}")
         assert policy_version == self.model.trained_version
-        self.model.published_version = policy_version
+        self.model.synced_version = policy_version
         self.model.skill = min(1.0, self.model.skill + self.model.pace)
 
 
 @dataclass
-class FakeJournal:
+class FakeLogger:
     """Keeps everything."""
 
     phases: list[str] = field(default_factory=list)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from generation.groups import Completion, Group
-from rewards.prompts import EXAMPLE_PROMPT, Reason, Verdict
+from rewards.prompts import EXAMPLE_PROMPT, Outcome, Verdict
 from trainer.scored import ScoredGroup
 
 
@@ -16,9 +16,9 @@ def scored(*samples: tuple[str, int, float], temperature: float = 1.0, best: flo
     )
     return ScoredGroup(
         Group(EXAMPLE_PROMPT, completions, temperature, 0),
-        tuple(Verdict(reward, _reason(reward, best)) for *_, reward in samples),
+        tuple(Verdict(reward, _outcome(reward, best)) for *_, reward in samples),
     )
 
 
-def _reason(reward: float, best: float) -> Reason:
+def _outcome(reward: float, best: float) -> Outcome:
     return "correct" if reward >= best else "malformed" if reward == -1.0 else "wrong"

@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import Sequence as InTurn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from rewards.prompts import Message, Prompt
-from trainer.model import encoder
+from trainer.update.model import encoder
 
 END = "<|im_end|>"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", END, "<unk>")

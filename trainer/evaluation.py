@@ -8,7 +8,7 @@ from rewards.prompts import SAME_REWARD, Prompt
 from trainer.metrics import Evaluation, PromptResult
 from trainer.ports import Generator, Scorer
 from trainer.scored import ScoredGroup
-from trainer.signal import classify
+from trainer.signal.kinds import classify
 
 
 def evaluate(

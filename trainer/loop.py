@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import Prompt
-from trainer import alarm, evaluation, trial
-from trainer.curriculum import Curriculum, Visit
-from trainer.diagnosis import Diagnosis
-from trainer.forest import pack
+from trainer import evaluation
+from trainer.diagnosis import alarm, trial
+from trainer.diagnosis.causes import Diagnosis
+from trainer.diagnosis.watch import Watch
 from trainer.metrics import Evaluation, Result, of_step
-from trainer.overlong import soft_punished
 from trainer.ports import Ports
-from trainer.recall import Recall
-from trainer.signal import Ladder
-from trainer.treatment import is_stuck, treat
-from trainer.watch import Watch
+from trainer.signal.curriculum import Curriculum, Visit
+from trainer.signal.ladder import Ladder
+from trainer.signal.overlong import soft_punished
+from trainer.signal.self_imitation import Recall
+from trainer.signal.treatment import is_stuck, treat
+from trainer.update.forest import pack
 
 GAVE_UP = "The run cannot learn (signal.stop_without_signal)."
 """Why a run ended that its diagnosis stopped."""
@@ -53,7 +54,7 @@ def train(
     recall = Recall()
 
     def evaluate(label: str) -> Evaluation:
-        ports.journal.phase(f"evaluating {label}")
+        ports.logger.phase(f"evaluating {label}")
         return evaluation.evaluate(config, prompts, best_reward, ports.generator, ports.scorer, label)
 
     alarms: dict[str, alarm.Alarm] = {}
@@ -61,7 +62,7 @@ def train(
     def warn(name: str, text: str) -> None:
         if name not in alarms:
             alarms[name] = alarm.Alarm(name, step, text)
-            ports.journal.alarm(text)
+            ports.logger.alarm(text)
 
     before = latest = evaluate("before training")
     rewards = {result.prompt_id: result.sampled_reward for result in before.prompts}
@@ -94,7 +95,7 @@ def train(
         times.append(clock())
         if report:
             version += 1
-            ports.publisher.publish(version)
+            ports.weight_sync.sync(version)
             if text := alarm.logprob_gap(report.logprob_gap, dtype):
                 warn("logprob_gap", text)
         times.append(clock())
@@ -120,7 +121,7 @@ def train(
             len(curriculum.solved),
             moved,
         )
-        ports.journal.step(metrics, tuple(zip(scored, kinds, strict=True)))
+        ports.logger.step(metrics, tuple(zip(scored, kinds, strict=True)))
         learned = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.teaches}
         seconds = metrics.seconds_step, metrics.seconds_total
         watch.step(scored, kinds, learned, shifts, report, rewards, curriculum.exhausted, seconds)

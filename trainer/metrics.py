@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.prompts import Reason
-from trainer.alarm import Alarm
-from trainer.diagnosis import Diagnosis
-from trainer.forest import Batch
-from trainer.rank import RankReport
+from rewards.prompts import Outcome
+from trainer.diagnosis.alarm import Alarm
+from trainer.diagnosis.causes import Diagnosis
 from trainer.scored import ScoredGroup
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
+from trainer.update.forest import Batch
+from trainer.update.rank import RankReport
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class StepMetrics:
     logprob_gap: mean |trainer - sampler| log-probability per token.
     temperature_max: highest temperature of the rescue ladder in this step.
     policy_shift: nats per completion by which log-probabilities differ from those at the prompt's first visit, mean
-        over the step's groups at sampling.temperature (`trainer.shift`); 0 where all are first visits.
+        over the step's groups at sampling.temperature (`trainer.diagnosis.drift`); 0 where all are first visits.
     """
 
     step: int
@@ -87,14 +87,14 @@ EXAMPLE_SHARES = Shares(distinct=0.016, correct=0.75, wrong=0.25, malformed=0.0,
 def of_groups(scored: Sequence[ScoredGroup]) -> Shares:
     """The shares in the groups; texts are different within a group."""
     weights = _weights(scored)
-    reasons = np.concatenate([[verdict.reason for verdict in group.verdicts] for group in scored])
+    outcomes = np.concatenate([[verdict.outcome for verdict in group.verdicts] for group in scored])
     texts = [
         len({completion.text for completion in group.group.completions}) / group.group.num_generations
         for group in scored
     ]
 
-    def share(reason: Reason) -> float:
-        return float(weights[reasons == reason].sum())
+    def share(outcome: Outcome) -> float:
+        return float(weights[outcomes == outcome].sum())
 
     return Shares(float(np.mean(texts)), share("correct"), share("wrong"), share("malformed"), share("truncated"))
 

@@ -6,11 +6,11 @@ from typing import Protocol
 
 from generation.engine import SampleRequest
 from generation.groups import Group
-from trainer.forest import Batch
 from trainer.metrics import StepMetrics
-from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
+from trainer.update.forest import Batch
+from trainer.update.rank import RankReport
 
 
 class Generator(Protocol):
@@ -34,14 +34,14 @@ class Learner(Protocol):
         """One update; the report is of all ranks together."""
 
 
-class Publisher(Protocol):
+class WeightSync(Protocol):
     """From ranks to engines."""
 
-    def publish(self, policy_version: int) -> None:
+    def sync(self, policy_version: int) -> None:
         """Returns when every engine holds the ranks' weights as `policy_version`; raises if one does not."""
 
 
-class Journal(Protocol):
+class Logger(Protocol):
     """Where progress goes."""
 
     def phase(self, text: str) -> None:
@@ -61,5 +61,5 @@ class Ports:
     generator: Generator
     scorer: Scorer
     learner: Learner
-    publisher: Publisher
-    journal: Journal
+    weight_sync: WeightSync
+    logger: Logger

@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from generation.engine import SampleRequest
 from generation.groups import Group
-from launch.actors import EngineProcess, RankProcess
-from trainer.forest import Forest
-from trainer.rank import Rank, RankReport
+from launch.processes.actors import EngineProcess, RankProcess
+from trainer.update.forest import Forest
+from trainer.update.rank import Rank, RankReport
 
 
 class DenseRank(Rank):

@@ -14,7 +14,6 @@ from typing import Any
 
 from configs.errors import ConfigError
 from launch import hardware
-from launch.actors import EngineProcess, RankProcess
 from launch.bench import trl_peer
 from launch.bench.generation import Phase
 from launch.bench.measure import OURS, PLAIN, TRL, Measurement, counted, peak_mib, reset_peak
@@ -22,15 +21,16 @@ from launch.bench.sweep import LONG, POLICIES, Sweep, adjusted, at
 from launch.bench.update import RewardsThatDiffer
 from launch.errors import RemoteError
 from launch.prepare import Prepared
-from launch.processes import Engines, Ranks, TaskScorer, engines_and_ranks
-from launch.waiting import wait
+from launch.processes.actors import EngineProcess, RankProcess
+from launch.processes.pool import Engines, Ranks, TaskScorer, engines_and_ranks
+from launch.processes.waiting import wait
 from trainer import loop
-from trainer.forest import Batch
 from trainer.metrics import StepMetrics
 from trainer.ports import Learner, Ports
-from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
+from trainer.update.forest import Batch
+from trainer.update.rank import RankReport
 
 
 def check_peer() -> None:
@@ -68,16 +68,16 @@ def _own(
         for policy, size in sweep.cells():
             phase(f"{way}: steps of {sweep.prompts} × {size}, {policy}")
             scorer = RewardsThatDiffer(TaskScorer(task), sweep.config.seed)
-            journal = Collector(way, policy, engines, ranks, scorer)
+            logger = Collector(way, policy, engines, ranks, scorer)
             loop.train(
                 at(prepared.config, policy, size),
                 task.prompts[: sweep.prompts],
                 task.best_reward,
-                Ports(engines, scorer, journal.learner, ranks, journal),
+                Ports(engines, scorer, logger.learner, ranks, logger),
                 dtype=ranks.dtype,
-                interrupted=journal.is_slow,
+                interrupted=logger.is_slow,
             )
-            yield from journal.measurements
+            yield from logger.measurements
 
 
 class TimedLearner:
@@ -96,7 +96,7 @@ class TimedLearner:
 
 
 class Collector:
-    """`trainer.ports.Journal`: measurements of all steps but the first, a warm-up."""
+    """`trainer.ports.Logger`: measurements of all steps but the first, a warm-up."""
 
     def __init__(self, way: str, policy: str, engines: Engines, ranks: Ranks, scorer: RewardsThatDiffer) -> None:
         self.measurements: list[Measurement] = []
@@ -106,13 +106,13 @@ class Collector:
         self._start: float | None = None  # of the step that goes on
 
     def phase(self, text: str) -> None:
-        """See `Journal.phase`."""
+        """See `Logger.phase`."""
 
     def alarm(self, text: str) -> None:
-        """See `Journal.alarm`."""
+        """See `Logger.alarm`."""
 
     def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
-        """See `Journal.step`."""
+        """See `Logger.step`."""
         end = time.monotonic()
         if self._start is not None:
             self.measurements.append(self._measurement(end - self._start, step, [scored for scored, _ in groups]))

@@ -17,13 +17,13 @@ from launch.bench.generation import Phase, engine_spec, requests
 from launch.bench.measure import OURS, PLAIN, WARM_UP, Measurement, Stopwatch, counted, in_turn
 from launch.bench.sweep import Sweep
 from launch.prepare import Prepared
-from launch.processes import TaskScorer
+from launch.processes.pool import TaskScorer
 from rewards.prompts import SAME_REWARD, Verdict
-from trainer.advantages import assign
-from trainer.forest import pack
 from trainer.ports import Scorer
-from trainer.rank import Rank, RankReport, RankSpec
 from trainer.scored import ScoredGroup
+from trainer.signal.advantages import assign
+from trainer.update.forest import pack
+from trainer.update.rank import Rank, RankReport, RankSpec
 
 Key = tuple[str, int, int]
 """Policy, group size and repeat."""
@@ -100,7 +100,7 @@ class RewardsThatDiffer:
         group = scored.group
         completions = group.completions if len(group.completions) > 1 else _halves(group.completions[0])
         rewards = np.random.default_rng(seed_of(self.seed, group.prompt.id)).random(len(completions))
-        verdicts = tuple(Verdict(float(reward), scored.verdicts[0].reason) for reward in rewards)
+        verdicts = tuple(Verdict(float(reward), scored.verdicts[0].outcome) for reward in rewards)
         return ScoredGroup(replace(group, completions=completions), verdicts)
 
 

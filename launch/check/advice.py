@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from configs.schema import Config
 from launch.check.look import Look, count, counts_by_reward
-from trainer.chances import chance_of_contrast, chance_of_right, chance_of_signal
 from trainer.scored import ScoredGroup
+from trainer.signal.chances import chance_of_contrast, chance_of_right, chance_of_signal
 
 SIZES = (8, 16, 32, 64, 128, 256)
 

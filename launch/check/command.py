@@ -28,11 +28,11 @@ from launch.check.look import look
 from launch.check.page import WIDTH, show
 from launch.errors import RemoteError
 from launch.prepare import Prepared, prepare
-from launch.processes import TaskScorer, engines_only
-from launch.waiting import wait
-from trainer.forest import Forest
+from launch.processes.pool import TaskScorer, engines_only
+from launch.processes.waiting import wait
 from trainer.ports import Generator
-from trainer.probe import UpdateCost, probe
+from trainer.update.forest import Forest
+from trainer.update.probe import UpdateCost, probe
 
 COULD, COULD_NOT = 0, 3
 """Exit statuses: the run could learn, or has nothing left to; and it could not."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from configs.schema import Config
 from launch.check.look import Look, nodes, thinned
-from trainer.advantages import Lesson, assign
-from trainer.forest import Forest, pack
-from trainer.probe import UpdateCost
+from trainer.signal.advantages import Lesson, assign
+from trainer.update.forest import Forest, pack
+from trainer.update.probe import UpdateCost
 
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
 LOGITS_BYTES = 3 * (64 << 20)
-"""The logits of some parents, their softmax, and the gradient: `trainer.policy.LOGITS_AT_ONCE` each."""
+"""The logits of some parents, their softmax, and the gradient: `trainer.update.policy.LOGITS_AT_ONCE` each."""
 
 LIBRARIES_BYTES = {"engine": 1 << 30, "rank": 3 << 28}
 """A process before it holds a model: Python, torch, and vLLM or DeepSpeed, as far as it is not shared."""

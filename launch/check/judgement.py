@@ -1,4 +1,4 @@
-"""Could this run learn? What was seen, judged as a run judges itself (`trainer.diagnosis`)."""
+"""Could this run learn? What was seen, judged as a run judges itself (`trainer.diagnosis.causes`)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,11 +8,11 @@ from configs.schema import Config, without_best
 from launch.check.forecast import RANGE, Forecast, total
 from launch.check.look import Look, count, share
 from rewards.task import Task
-from trainer.chances import chance_of_right
-from trainer.diagnosis import TIMED_STEPS, Cause, Diagnosis, data_too_large, unverifiable_reward, why_silent
-from trainer.history import History, Step, of_group
+from trainer.diagnosis.causes import TIMED_STEPS, Cause, Diagnosis, data_too_large, unverifiable_reward, why_silent
+from trainer.diagnosis.history import History, Step, of_group
 from trainer.scored import ScoredGroup
-from trainer.signal import MANY_MISSES, classify, spreads, teaches
+from trainer.signal.chances import chance_of_right
+from trainer.signal.kinds import MANY_MISSES, classify, spreads, teaches
 
 MOST = 0.5
 """Share of the completions from which on a flaw is worth a warning."""

@@ -11,12 +11,12 @@ from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
 from generation.groups import Group
 from launch.bench.measure import tree_nodes
-from rewards.prompts import Prompt, Reason
+from rewards.prompts import Outcome, Prompt
 from rewards.task import Task
+from trainer.diagnosis.trial import EXAMPLE_TRIAL, Trial, hold
 from trainer.ports import Generator, Scorer
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
-from trainer.signal import Kind, classify
-from trainer.trial import EXAMPLE_TRIAL, Trial, hold
+from trainer.signal.kinds import Kind, classify
 
 PROMPTS = 8
 AT_ONCE = 4
@@ -145,15 +145,15 @@ def counts_by_reward(scored: ScoredGroup) -> dict[float, int]:
     return dict(counts)
 
 
-def count(scored: ScoredGroup, reason: Reason) -> int:
+def count(scored: ScoredGroup, outcome: Outcome) -> int:
     """Samples with that verdict."""
     pairs = zip(scored.verdicts, scored.group.completions, strict=True)
-    return sum(completion.count for verdict, completion in pairs if verdict.reason == reason)
+    return sum(completion.count for verdict, completion in pairs if verdict.outcome == outcome)
 
 
-def share(groups: Sequence[ScoredGroup], reason: Reason) -> float:
+def share(groups: Sequence[ScoredGroup], outcome: Outcome) -> float:
     """Share of all the groups' samples with that verdict."""
-    return sum(count(group, reason) for group in groups) / sum(group.group.num_generations for group in groups)
+    return sum(count(group, outcome) for group in groups) / sum(group.group.num_generations for group in groups)
 
 
 def distinct_share(groups: Sequence[ScoredGroup]) -> float:

@@ -13,7 +13,7 @@ from launch.check.advice import Recommendation, chances
 from launch.check.forecast import RANGE, Forecast, total
 from launch.check.judgement import Finding
 from launch.check.look import Look, distinct_share, share
-from launch.display import COLORS
+from launch.logger.display import COLORS
 from trainer.scored import ScoredGroup
 
 WIDTH = 100
@@ -114,10 +114,10 @@ def _completions(look: Look) -> Table:
     for index, group in enumerate(look.groups, 1):
         samples: Counter[tuple[str, float, str]] = Counter()
         for completion, said in zip(group.group.completions, group.verdicts, strict=True):
-            samples[completion.text, said.reward, said.reason] += completion.count
-        for place, ((text, reward, reason), count) in enumerate(samples.most_common(SHOWN)):
+            samples[completion.text, said.reward, said.outcome] += completion.count
+        for place, ((text, reward, outcome), count) in enumerate(samples.most_common(SHOWN)):
             name = "" if place else str(index)
-            table.add_row(name, f"{count:,}", f"{reward:g}", reason, _one_line(text, TEXT, quoted=True))
+            table.add_row(name, f"{count:,}", f"{reward:g}", outcome, _one_line(text, TEXT, quoted=True))
     return table
 
 
@@ -176,7 +176,7 @@ def _seconds(forecast: Forecast) -> Text:
 
 
 def _shares(groups: Sequence[ScoredGroup]) -> list[str]:
-    return [f"{share(groups, reason):.0%}" for reason in ("correct", "wrong", "malformed", "truncated")]
+    return [f"{share(groups, outcome):.0%}" for outcome in ("correct", "wrong", "malformed", "truncated")]
 
 
 def _one_line(text: str, length: int, quoted: bool = False) -> Text:

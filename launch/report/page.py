@@ -12,7 +12,7 @@ from pathlib import Path
 from configs.schema import Config
 from launch.report.charts import Chart, plotly_js
 from launch.report.read import Ending, RunRecord, Visit
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
 
 HERE = Path(__file__).parent
 
@@ -242,11 +242,11 @@ def _visit(visit: Visit, run: RunRecord) -> str:
     configured = run.config.sampling.num_generations if run.config else 1
     whole = max(configured, sum(one.count for one in visit.completions))
     items = "".join(
-        f'<li class="{"correct" if one.reason == "correct" else "other"}">'
+        f'<li class="{"correct" if one.outcome == "correct" else "other"}">'
         f'<span class="what"><i class="share" style="width:{one.count / whole:.1%}"></i>'
         f'<span class="count">{one.count}×</span>'
         f'<span class="text">{_text(one.text, COMPLETION) or "<i>empty</i>"}</span></span>'
-        f'<span class="reward" title="{_text(one.reason)}">{_signed(one.reward, ".3g")}</span></li>'
+        f'<span class="reward" title="{_text(one.outcome)}">{_signed(one.reward, ".3g")}</span></li>'
         for one in kept
     )
     more = visit.distinct - len(kept)

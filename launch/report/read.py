@@ -1,4 +1,4 @@
-"""A run's folder, read back: what `launch.run_folder` wrote, of a run that goes on or was killed too."""
+"""A run's folder, read back: what `launch.logger.run_folder` wrote, of a run that goes on or was killed too."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from configs.errors import ConfigError
 from configs.loading import load
 from configs.schema import Config
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One of a group's most frequent completions. count: samples. reason: of its verdict."""
+    """One of a group's most frequent completions. count: samples. outcome: of its verdict."""
 
     text: str
     count: int
     reward: float
-    reason: str
+    outcome: str
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rewards.task import load_task
 from tests.end_to_end.runs import cohort, rows, write_config
 from tests.tiny import load_tiny_model, make_tiny_model
 from trainer.metrics import StepMetrics
-from trainer.model import encoder, load_tokenizer
+from trainer.update.model import encoder, load_tokenizer
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 

@@ -21,11 +21,11 @@ from transformers.models.auto import AutoModelForCausalLM
 from configs.schema import TrainingSettings
 from generation.groups import Completion, Group
 from rewards.prompts import Prompt, Verdict
-from trainer.advantages import Lesson, assign
-from trainer.forest import Batch
-from trainer.objective import MicroBatch, Sizes, objective
-from trainer.policy import Policy, completion_logprobs, policy_inputs
 from trainer.scored import ScoredGroup
+from trainer.signal.advantages import Lesson, assign
+from trainer.update.forest import Batch
+from trainer.update.objective import MicroBatch, Sizes, objective
+from trainer.update.policy import Policy, completion_logprobs, policy_inputs
 
 VOCABULARY = 97
 SIZES: dict[str, Any] = {
@@ -187,23 +187,23 @@ def dense_loss(
     loss = new.new_zeros(())
     for row, (prompt, completion, advantage, _) in enumerate(samples):
         here = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        gain = dense_gain(name, new[row, here], before[row, here], advantage)
+        surrogate = dense_surrogate(name, new[row, here], before[row, here], advantage)
         gap = frozen[row, here] - new[row, here] if frozen is not None else torch.zeros(len(completion))
-        value = gain - beta * (gap.exp() - gap - 1)
+        value = surrogate - beta * (gap.exp() - gap - 1)
         if name in ("grpo", "gspo"):
             loss = loss - value.mean() / len(samples)
         elif name == "dr_grpo":
             loss = loss - value.sum() / MAX_COMPLETION_LENGTH / len(samples)
-        elif name == "rloo":  # its gain is of the whole completion, and not of every token
-            loss = loss - (value.sum() - gain.sum() + gain.mean()) / len(samples)
+        elif name == "rloo":  # its surrogate is of the whole completion, and not of every token
+            loss = loss - (value.sum() - surrogate.sum() + surrogate.mean()) / len(samples)
         else:
             loss = loss - value.sum() / sum(len(completion) for _, completion, _, _ in samples)
     loss.backward()
     return loss.item(), _gradients(model)
 
 
-def dense_gain(name: str, new: Tensor, old: Tensor, advantage: float) -> Tensor:
-    """[tokens] gain of one sample, corrected for the sampler as `OBJECTIVES[name]` says."""
+def dense_surrogate(name: str, new: Tensor, old: Tensor, advantage: float) -> Tensor:
+    """[tokens] surrogate of one sample, corrected for the sampler as `OBJECTIVES[name]` says."""
     ratio, drift = (new - old).exp(), (old - SAMPLED).exp()
     if name == "cispo":
         return ratio.detach().clamp(max=1 + CLIP["epsilon_high"]) * advantage * new

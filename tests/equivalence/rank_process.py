@@ -9,9 +9,9 @@ import torch
 from configs.schema import TrainingSettings
 from generation.buckets import pack as pack_weights
 from generation.buckets import unpack
-from trainer.advantages import Lesson
-from trainer.forest import pack
-from trainer.rank import Rank, RankReport, RankSpec, UpdateError
+from trainer.signal.advantages import Lesson
+from trainer.update.forest import pack
+from trainer.update.rank import Rank, RankReport, RankSpec, UpdateError
 
 
 @dataclass(frozen=True)

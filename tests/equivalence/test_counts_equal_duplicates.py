@@ -5,9 +5,9 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from tests.equivalence.dense import lessons, make_lesson, relative_gap, tiny_model, tree_loss
-from trainer.advantages import Lesson
-from trainer.forest import pack
-from trainer.policy import Policy
+from trainer.signal.advantages import Lesson
+from trainer.update.forest import pack
+from trainer.update.policy import Policy
 
 
 def spelled_out(lesson: Lesson) -> Lesson:

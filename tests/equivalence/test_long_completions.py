@@ -37,8 +37,8 @@ def measure() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from tests.equivalence.dense import make_lesson
-    from trainer.forest import pack
-    from trainer.policy import Policy, policy_inputs
+    from trainer.update.forest import pack
+    from trainer.update.policy import Policy, policy_inputs
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

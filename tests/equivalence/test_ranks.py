@@ -23,8 +23,8 @@ from configs.schema import TrainingSettings
 from tests.equivalence.dense import make_lesson
 from tests.equivalence.rank_process import Done, Job
 from tests.tiny import VOCABULARY, load_tiny_model, make_tiny_model
-from trainer.advantages import Lesson
-from trainer.rank import RankReport
+from trainer.signal.advantages import Lesson
+from trainer.update.rank import RankReport
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -18,9 +18,9 @@ from tests.equivalence.dense import (
     tiny_model,
     tree_loss,
 )
-from trainer.advantages import Lesson
-from trainer.forest import EMPTY_FOREST, Batch, pack
-from trainer.policy import Policy
+from trainer.signal.advantages import Lesson
+from trainer.update.forest import EMPTY_FOREST, Batch, pack
+from trainer.update.policy import Policy
 
 Trio = tuple[PreTrainedModel, PreTrainedModel, PreTrainedModel]
 

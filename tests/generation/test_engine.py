@@ -583,7 +583,7 @@ def test_another_version_than_the_one_announced_is_refused(restored: Pair) -> No
     for data, layout in pack(weights):
         engine.update_weights({"data": data, "layout": layout})
     engine.finish_weight_update("4")
-    with pytest.raises(EngineError, match=r"holds policy version '4' .* published version '5'"):
+    with pytest.raises(EngineError, match=r"holds policy version '4' .* sent version '5'"):
         engine.confirm(5, checksum(weights))
     assert refused(restored, "poisoned")
 

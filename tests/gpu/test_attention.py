@@ -5,8 +5,8 @@ import torch
 
 from launch import hardware
 from tests.equivalence.dense import make_lesson
-from trainer import attention
-from trainer.forest import pack
+from trainer.update import attention
+from trainer.update.forest import pack
 
 pytestmark = [pytest.mark.skipif(not hardware.has_gpu(), reason="needs an NVIDIA GPU"), pytest.mark.timeout(600)]
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from configs.schema import Config
 from generation.groups import EXAMPLE_GROUP
-from launch.run_folder import RunFolder
+from launch.logger.run_folder import RunFolder
 from rewards.prompts import EXAMPLE_VERDICT, Verdict
-from trainer.alarm import Alarm
+from trainer.diagnosis.alarm import Alarm
 from trainer.metrics import Evaluation, PromptResult, Result, StepMetrics
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
-from trainer.signal import Kind
+from trainer.signal.kinds import Kind
 
 
 def config(**sections: Any) -> Config:

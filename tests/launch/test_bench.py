@@ -34,10 +34,10 @@ from launch.bench.measure import (
 from launch.bench.sweep import DEFAULT_PROMPTS, Sweep, at, parse_sweep
 from launch.bench.update import RewardsThatDiffer
 from rewards.prompts import Verdict
-from trainer.advantages import assign
-from trainer.forest import pack
 from trainer.scored import ScoredGroup
-from trainer.signal import classify
+from trainer.signal.advantages import assign
+from trainer.signal.kinds import classify
+from trainer.update.forest import pack
 
 
 def sweep_of(*words: str, output: Path = Path("runs/bench")) -> Sweep:

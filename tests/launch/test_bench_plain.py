@@ -8,8 +8,8 @@ import pytest
 
 from launch.bench.plain import dense, padded_logprobs
 from tests.equivalence.dense import CONFIGS, make_lesson, relative_gap, tiny_model, tree_loss
-from trainer.forest import Batch, pack
-from trainer.policy import Policy
+from trainer.update.forest import Batch, pack
+from trainer.update.policy import Policy
 
 LESSONS = [
     make_lesson([5, 6, 7, 8, 1], [([11, 2], 9, 1.0), ([12, 2], 3, -0.5), ([12, 13, 14, 15], 2, -1.0)]),

@@ -19,13 +19,13 @@ from launch.check.forecast import EXAMPLE_FORECAST, Forecast, forecast, probe_fo
 from launch.check.judgement import Finding, judge
 from launch.check.look import Look, count, look, nodes, thinned
 from launch.check.page import WIDTH, show, verdict
-from launch.processes import TaskScorer
+from launch.processes.pool import TaskScorer
 from rewards.judges import Answer
 from rewards.prompts import Prompt, Verdict
 from rewards.task import Task
 from tests.fakes import completion
 from tests.tiny import load_tiny_model, make_tiny_model
-from trainer.probe import EXAMPLE_UPDATE_COST, probe
+from trainer.update.probe import EXAMPLE_UPDATE_COST, probe
 
 Shares = Mapping[str, float]
 """Text -> its share of the samples. A text that ends in "..." is cut off."""

@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from launch.run_folder import RunFolder
+from launch.logger.run_folder import RunFolder
 from tests.launch import samples
-from trainer.diagnosis import Cause
+from trainer.diagnosis.causes import Cause
 from trainer.metrics import StepMetrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"

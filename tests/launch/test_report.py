@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import BAD_INPUT, OK, main
+from launch.logger.run_folder import RunFolder
 from launch.report.charts import Chart, charts, distinct_share, prompts_above_base
 from launch.report.command import names
 from launch.report.read import RunRecord, Visit, read_run
-from launch.run_folder import RunFolder
 from tests.launch import samples
 from tests.launch.samples import written
 

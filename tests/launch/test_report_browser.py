@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from launch.logger.run_folder import RunFolder
 from launch.report.charts import charts
 from launch.report.command import report
 from launch.report.read import read_run
-from launch.run_folder import RunFolder
 from tests.launch import chromium, samples
 
 pytestmark = [

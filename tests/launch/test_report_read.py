@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from configs.errors import ConfigError
+from launch.logger.run_folder import RunFolder
 from launch.report.read import Sampled, Scores, read_run
-from launch.run_folder import RunFolder
 from tests.launch import samples
 from tests.launch.samples import written
 from trainer.metrics import StepMetrics

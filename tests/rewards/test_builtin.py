@@ -130,7 +130,7 @@ def test_what_everything_is_worth(name: str, difficulty: Difficulty, shaping: Sh
             assert judged(task, text.format(answer=answer), index=index) == Verdict(-1.0, "malformed"), kind
         for other in {other.columns["answer"] for other in task.prompts} - {answer}:
             verdict = judged(task, other, index=index)
-            assert verdict.reason == "wrong"
+            assert verdict.outcome == "wrong"
             assert verdict.reward == -1.0 if shaping == "none" else -0.5 <= verdict.reward < 0.0
 
 
@@ -191,7 +191,7 @@ def test_a_small_task_is_asked_whole_and_shows_its_other_questions(name: str, hi
     for prompt in made.prompts:
         examples = [message["content"] for message in prompt.messages[:-1:2]]
         assert len(set(examples)) == 5 and prompt.messages[-1]["content"] not in examples
-        assert all(judged(made, message["content"]).reason != "malformed" for message in prompt.messages[1:-1:2])
+        assert all(judged(made, message["content"]).outcome != "malformed" for message in prompt.messages[1:-1:2])
     with pytest.raises(
         TaskError, match=rf"test: {name} has only {task.capacity} questions .* \[0, {high}\].*50 or more"
     ):

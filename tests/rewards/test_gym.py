@@ -68,7 +68,7 @@ def test_its_own_answers_are_right_and_nothing_is_malformed(name: str) -> None:
         assert judged(made, f" {prompt.columns['answer']}\n", index=index) == Verdict(1.0, "correct")
         assert judged(made, prompt.columns["answer"], truncated=True, index=index) == Verdict(-1.0, "truncated")
         assert judged(made, " ", index=index) == Verdict(-1.0, "malformed")
-        assert judged(made, "fish and chips", index=index).reason == "wrong"
+        assert judged(made, "fish and chips", index=index).outcome == "wrong"
 
 
 def test_partial_credit_is_the_score_of_the_package() -> None:
@@ -92,7 +92,7 @@ def test_a_text_that_the_scorer_fails_on_is_malformed() -> None:
 def test_a_formula_without_end_costs_seconds_and_the_next_answer_is_judged() -> None:
     made = task("countdown")
     begun = time.monotonic()
-    assert judged(made, "9**9**9**9").reason in ("wrong", "malformed")
+    assert judged(made, "9**9**9**9").outcome in ("wrong", "malformed")
     assert judged(made, made.prompts[0].columns["answer"]) == Verdict(1.0, "correct")
     assert time.monotonic() - begun < 30
 
@@ -128,7 +128,7 @@ def test_a_task_can_be_sent_to_another_process() -> None:
     made = pickle.loads(pickle.dumps(load_task(settings, 0, tokenize)))
     assert isinstance(made.judge, GymJudge)
     assert (made.judge.shaping, made.judge.function.timeout) == ("none", 70)
-    assert judged(made, made.prompts[3].columns["answer"], index=3).reason == "correct"
+    assert judged(made, made.prompts[3].columns["answer"], index=3).outcome == "correct"
     made.judge.function.close()
 
 

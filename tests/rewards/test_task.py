@@ -87,7 +87,7 @@ def f(completions, completion_ids, **kwargs):
 """
     task = own(tmp_path, [{"prompt": "p"}], source)
     verdicts = task.score(task.prompts[0], ["a", "b", "a", "a"], [False, True, False, True], [[1], [2], [3], [4]])
-    assert [(verdict.reward, verdict.reason) for verdict in verdicts] == [
+    assert [(verdict.reward, verdict.outcome) for verdict in verdicts] == [
         (0.25, "wrong"),
         (1.0, "correct"),
         (0.25, "wrong"),
@@ -99,10 +99,10 @@ def f(completions, completion_ids, **kwargs):
 def test_the_best_reward_decides_what_is_correct(tmp_path: Path) -> None:
     task = own(tmp_path, [{"prompt": "p"}], "def f(**kwargs): return [2.0, 1.9, 2.0 - 1e-12]", best_reward=2.0)
     assert task.best_reward == 2.0
-    reasons = [
-        verdict.reason for verdict in task.score(task.prompts[0], ["a", "b", "c"], [False] * 3, [[1], [2], [3]])
+    outcomes = [
+        verdict.outcome for verdict in task.score(task.prompts[0], ["a", "b", "c"], [False] * 3, [[1], [2], [3]])
     ]
-    assert reasons == ["correct", "wrong", "correct"]  # 2 but for rounding
+    assert outcomes == ["correct", "wrong", "correct"]  # 2 but for rounding
     close(task)
 
 
@@ -121,7 +121,7 @@ def test_text_becomes_a_user_turn_and_messages_stay(tmp_path: Path) -> None:
 
 def test_a_task_can_be_sent_to_another_process(tmp_path: Path) -> None:
     task = pickle.loads(pickle.dumps(own(tmp_path, [{"prompt": "p"}], "def f(**kwargs): return [1.0]")))
-    assert task.score(task.prompts[0], ["a"], [False], [[1]])[0].reason == "correct"
+    assert task.score(task.prompts[0], ["a"], [False], [[1]])[0].outcome == "correct"
     close(task)
     builtin = load_task(TaskSettings(name="comparison"), 0, tokenize)
     assert pickle.loads(pickle.dumps(builtin)) == builtin

@@ -15,20 +15,21 @@ from generation.groups import Group
 from rewards.prompts import Prompt, Verdict
 from tests.fakes import (
     FakeGenerator,
-    FakeJournal,
     FakeLearner,
+    FakeLogger,
     FakeModel,
-    FakePublisher,
     FakeScorer,
+    FakeWeightSync,
     completion,
     prompt,
 )
-from trainer import loop, trial
-from trainer.forest import Batch
+from trainer import loop
+from trainer.diagnosis import trial
 from trainer.metrics import Result
 from trainer.ports import Generator, Learner, Ports, Scorer
-from trainer.rank import RankReport
 from trainer.scored import ScoredGroup
+from trainer.update.forest import Batch
+from trainer.update.rank import RankReport
 
 PROMPTS = [prompt(f"p{index}") for index in range(4)]
 
@@ -55,15 +56,15 @@ def run(
     scorer: Scorer | None = None,
     learner: Learner | None = None,
     prompts: Sequence[Prompt] = PROMPTS,
-) -> tuple[Result, FakeJournal]:
-    journal = FakeJournal()
+) -> tuple[Result, FakeLogger]:
+    logger = FakeLogger()
     ticks = clock or count()
     ports = Ports(
         generator or FakeGenerator(model),
         scorer or FakeScorer(),
         learner or FakeLearner(model, logprob_gap),
-        FakePublisher(model),
-        journal,
+        FakeWeightSync(model),
+        logger,
     )
     result = loop.train(
         settings,
@@ -74,10 +75,10 @@ def run(
         interrupted=interrupted,
         clock=lambda: float(next(ticks)),
     )
-    return result, journal
+    return result, logger
 
 
-def test_a_step_samples_updates_and_publishes_before_the_next_sample(tmp_path: Any) -> None:
+def test_a_step_samples_updates_and_syncs_before_the_next_sample(tmp_path: Any) -> None:
     model = FakeModel(skill=0.25, pace=0.1)
     run(config(tmp_path, max_steps=2), model)
     evaluation = ["sample 2 at version 0"] * 4  # half the prompts at a time, sampled and greedy
@@ -85,15 +86,15 @@ def test_a_step_samples_updates_and_publishes_before_the_next_sample(tmp_path: A
         *evaluation,
         "sample 2 at version 0",
         "update on 16 samples",
-        "publish 1",
+        "sync 1",
         "sample 2 at version 1",
         "update on 16 samples",
-        "publish 2",
+        "sync 2",
     ]
 
 
 def test_the_target_ends_the_run_and_the_evaluation_is_of_the_last_version(tmp_path: Any) -> None:
-    result, journal = run(config(tmp_path, target_reward=0.995), FakeModel())
+    result, logger = run(config(tmp_path, target_reward=0.995), FakeModel())
     assert result.reached is True
     assert "target" in result.stopped
     assert result.after.reward_sampled == 1.0
@@ -101,38 +102,38 @@ def test_the_target_ends_the_run_and_the_evaluation_is_of_the_last_version(tmp_p
     assert result.after.prompts_solved == 4
     assert result.after.policy_version == result.policy_version
     assert result.before.reward_sampled == pytest.approx(0.25 * 1.0 - 0.75 * 0.5)
-    assert [step.step for step in journal.steps] == list(range(1, result.steps + 1))
+    assert [step.step for step in logger.steps] == list(range(1, result.steps + 1))
 
 
-def test_solved_groups_are_neither_trained_nor_published(tmp_path: Any) -> None:
+def test_solved_groups_are_neither_trained_nor_synced(tmp_path: Any) -> None:
     model = FakeModel(skill=1.0)
-    result, journal = run(config(tmp_path, max_steps=3), model)
-    assert not any(event.startswith(("update", "publish")) for event in model.events)
+    result, logger = run(config(tmp_path, max_steps=3), model)
+    assert not any(event.startswith(("update", "sync")) for event in model.events)
     assert result.policy_version == 0
-    assert [step.groups_solved for step in journal.steps] == [2, 2, 2]
-    assert all(step.loss == 0.0 and step.tree_tokens == 0 for step in journal.steps)
+    assert [step.groups_solved for step in logger.steps] == [2, 2, 2]
+    assert all(step.loss == 0.0 and step.tree_tokens == 0 for step in logger.steps)
 
 
 def test_collapsed_prompts_climb_the_ladder_and_come_back(tmp_path: Any) -> None:
     model = FakeModel(skill=0.0, pace=0.5)
-    _, journal = run(config(tmp_path, max_steps=5), model)
-    temperatures = [max(scored.group.temperature for scored, _ in groups) for groups in journal.groups]
+    _, logger = run(config(tmp_path, max_steps=5), model)
+    temperatures = [max(scored.group.temperature for scored, _ in groups) for groups in logger.groups]
     assert temperatures[0] == 1.0
     assert max(temperatures) == pytest.approx(1.4)
-    assert journal.steps[0].groups_collapsed == 2
-    assert journal.steps[0].groups_trained == 0
+    assert logger.steps[0].groups_collapsed == 2
+    assert logger.steps[0].groups_trained == 0
     assert model.trained_version > 0
 
 
 def test_a_prompt_that_is_never_right_is_sampled_more_and_hotter(tmp_path: Any) -> None:
     model = FakeModel(skill=0.0, pace=0.0)
     settings = with_signal(config(tmp_path, max_steps=9), rescue_max_temperature=1.0, stop_without_signal=False)
-    _, journal = run(settings, model)
-    sizes = [{scored.group.num_generations for scored, _ in groups} for groups in journal.groups]
+    _, logger = run(settings, model)
+    sizes = [{scored.group.num_generations for scored, _ in groups} for groups in logger.groups]
     assert sizes == [{8}] * 6 + [{32}] * 3  # 4 prompts, 2 a step: every one was visited three times
-    assert [step.groups_rescued for step in journal.steps] == [0] * 6 + [2] * 3
-    _, journal = run(with_signal(settings, rescue=False), FakeModel(skill=0.0, pace=0.0))
-    assert {scored.group.num_generations for groups in journal.groups for scored, _ in groups} == {8}
+    assert [step.groups_rescued for step in logger.steps] == [0] * 6 + [2] * 3
+    _, logger = run(with_signal(settings, rescue=False), FakeModel(skill=0.0, pace=0.0))
+    assert {scored.group.num_generations for groups in logger.groups for scored, _ in groups} == {8}
 
 
 @dataclass
@@ -190,27 +191,27 @@ def test_a_right_answer_that_no_longer_comes_is_recalled(tmp_path: Any) -> None:
             first = len(sampled) == 2 and request.prompt.id == "p0"  # after the evaluation
             return replace(group, completions=(completion("right", 8),)) if first else group
 
-    def train(**signal: Any) -> tuple[list[Batch], FakeJournal]:
+    def train(**signal: Any) -> tuple[list[Batch], FakeLogger]:
         model = FakeModel()
         recorder = Recorder(FakeLearner(model))
         settings = with_signal(
             config(tmp_path, max_steps=6), rescue_max_temperature=1.0, stop_without_signal=False, **signal
         )
         generator = OnlyOnceRight(crumbs=0)
-        _, journal = run(settings, model, generator=generator, learner=recorder, prompts=PROMPTS[:2])
-        return recorder.batches, journal
+        _, logger = run(settings, model, generator=generator, learner=recorder, prompts=PROMPTS[:2])
+        return recorder.batches, logger
 
-    batches, journal = train()
+    batches, logger = train()
     # Step 1 is right, steps 2 to 4 are misses; p1, which never was right, is sampled four times as often instead.
-    assert [step.groups_trained for step in journal.steps] == [0, 0, 0, 0, 1, 1]
-    assert [step.completions for step in journal.steps] == [16] * 3 + [8 + 32] * 3
+    assert [step.groups_trained for step in logger.steps] == [0, 0, 0, 0, 1, 1]
+    assert [step.completions for step in logger.steps] == [16] * 3 + [8 + 32] * 3
     forest = batches[0].forests[0][0]
     assert sorted(zip(forest.counts.tolist(), np.isnan(forest.sampler_logprobs[:, 0]).tolist(), strict=True)) == [
         (1, True),
         (8, False),
     ]
-    assert [step.groups_rescued for step in journal.steps] == [0, 0, 0, 1, 2, 2]
-    assert journal.steps[-1].correct == 0.0  # it was not sampled
+    assert [step.groups_rescued for step in logger.steps] == [0, 0, 0, 1, 2, 2]
+    assert logger.steps[-1].correct == 0.0  # it was not sampled
     assert train(rescue=False)[0] == train(without_best="train")[0] == []
 
 
@@ -253,29 +254,29 @@ def test_without_a_target_nothing_is_missed(tmp_path: Any) -> None:
 
 def test_an_interruption_ends_the_run_after_the_step_with_the_evaluation_at_hand(tmp_path: Any) -> None:
     model = FakeModel(pace=0.1)
-    result, journal = run(config(tmp_path), model, interrupted=lambda: model.trained_version == 2)
-    assert result.steps == len(journal.steps) == 2
+    result, logger = run(config(tmp_path), model, interrupted=lambda: model.trained_version == 2)
+    assert result.steps == len(logger.steps) == 2
     assert result.stopped == "Interrupted."
     assert result.after == result.before
 
 
 def test_an_alarm_is_raised_once_with_the_step_it_began_at(tmp_path: Any) -> None:
     settings = config(tmp_path, max_steps=3)
-    result, journal = run(settings, FakeModel(pace=0.1), logprob_gap=0.3)
-    (text,) = journal.alarms
+    result, logger = run(settings, FakeModel(pace=0.1), logprob_gap=0.3)
+    (text,) = logger.alarms
     assert "logprob_gap is 0.3" in text
     assert [(alarm.name, alarm.step, alarm.text) for alarm in result.alarms] == [("logprob_gap", 1, text)]
 
-    result, journal = run(settings, FakeModel(pace=0.1))
-    assert (journal.alarms, result.alarms) == ([], ())
+    result, logger = run(settings, FakeModel(pace=0.1))
+    assert (logger.alarms, result.alarms) == ([], ())
 
 
 def test_a_step_whose_completions_are_all_cut_off_has_no_update(tmp_path: Any) -> None:
     model = FakeModel(finish_reason="length")
-    result, journal = run(config(tmp_path, {"mask_truncated_completions": True}, max_steps=3), model)
-    assert not any(event.startswith(("update", "publish")) for event in model.events)
+    result, logger = run(config(tmp_path, {"mask_truncated_completions": True}, max_steps=3), model)
+    assert not any(event.startswith(("update", "sync")) for event in model.events)
     assert result.policy_version == 0
-    assert [(step.groups_learning, step.groups_trained) for step in journal.steps] == [(2, 0)] * 3
+    assert [(step.groups_learning, step.groups_trained) for step in logger.steps] == [(2, 0)] * 3
     run(config(tmp_path, max_steps=3), model)
     assert model.trained_version == 3
 
@@ -283,16 +284,16 @@ def test_a_step_whose_completions_are_all_cut_off_has_no_update(tmp_path: Any) -
 def test_overlong_completions_are_punished_before_they_are_judged(tmp_path: Any) -> None:
     """Answers have two tokens, of at most two: each is worth 1.0 less to a step, and no less to the target."""
     settings = config(tmp_path, {"soft_punish_cache": 2}, target_reward=0.995)
-    result, journal = run(settings, FakeModel(skill=0.5))
-    assert journal.steps[0].reward_mean == pytest.approx(0.5 * (1.0 - 1.0) + 0.5 * (-0.5 - 1.0))
+    result, logger = run(settings, FakeModel(skill=0.5))
+    assert logger.steps[0].reward_mean == pytest.approx(0.5 * (1.0 - 1.0) + 0.5 * (-0.5 - 1.0))
     assert result.before.reward_sampled == pytest.approx(0.5 * 1.0 - 0.5 * 0.5)
-    assert sum(step.groups_solved for step in journal.steps) > 0  # all right, if overlong
+    assert sum(step.groups_solved for step in logger.steps) > 0  # all right, if overlong
     assert "target" in result.stopped
 
 
 def test_metrics_count_samples_not_distinct_completions(tmp_path: Any) -> None:
-    _, journal = run(config(tmp_path, max_steps=1), FakeModel(skill=0.25))
-    step = journal.steps[0]
+    _, logger = run(config(tmp_path, max_steps=1), FakeModel(skill=0.25))
+    step = logger.steps[0]
     assert (step.completions, step.distinct_completions) == (16, 4)
     assert step.correct == 0.25
     assert step.reward_mean == pytest.approx(0.25 - 0.75 * 0.5)
@@ -310,16 +311,16 @@ class AnythingGoes:
 
 def test_a_run_without_signal_stops_and_says_why(tmp_path: Any) -> None:
     settings = with_signal(config(tmp_path, target_reward=0.995), rescue=False)
-    result, journal = run(settings, FakeModel(skill=0.0))
+    result, logger = run(settings, FakeModel(skill=0.0))
     assert (result.gave_up, result.reached, result.steps) == (True, False, 3)
     assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
     assert result.verdict == result.diagnosis.verdict
-    assert journal.alarms == []
+    assert logger.alarms == []
 
 
 def test_a_rescue_that_works_is_given_its_time(tmp_path: Any) -> None:
-    result, journal = run(config(tmp_path, target_reward=0.995), FakeModel(skill=0.0, pace=0.1))
-    assert journal.steps[0].groups_collapsed == 2
+    result, logger = run(config(tmp_path, target_reward=0.995), FakeModel(skill=0.0, pace=0.1))
+    assert logger.steps[0].groups_collapsed == 2
     assert (result.gave_up, result.reached, result.diagnosis) == (False, True, None)
 
 
@@ -331,18 +332,18 @@ def test_it_stops_three_steps_after_the_last_lesson(tmp_path: Any) -> None:
             return tuple(ScoredGroup(g, tuple(Verdict(-0.5, "wrong") for _ in g.completions)) for g in groups)
 
     settings = with_signal(config(tmp_path, target_reward=0.995), rescue=False, without_best="skip")
-    result, journal = run(settings, FakeModel(skill=0.5, pace=0.0), scorer=RightAtFirst())
-    assert [step.groups_trained for step in journal.steps] == [2, 0, 0, 0]
+    result, logger = run(settings, FakeModel(skill=0.5, pace=0.0), scorer=RightAtFirst())
+    assert [step.groups_trained for step in logger.steps] == [2, 0, 0, 0]
     assert result.gave_up
 
 
 def test_a_run_that_may_not_stop_says_why_once_and_goes_on(tmp_path: Any) -> None:
     settings = with_signal(config(tmp_path, max_steps=8), rescue=False, stop_without_signal=False)
-    result, journal = run(settings, FakeModel(skill=0.0))
+    result, logger = run(settings, FakeModel(skill=0.0))
     assert (result.gave_up, result.reached, result.steps) == (False, None, 8)
     assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
     assert [alarm.name for alarm in result.alarms] == ["collapsed"]
-    (text,) = journal.alarms
+    (text,) = logger.alarms
     assert "collapsed onto one wrong answer" in text and "signal.rescue: true" in text
 
 

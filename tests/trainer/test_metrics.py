@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 
 from generation.groups import Completion, Group
-from rewards.prompts import EXAMPLE_PROMPT, Reason, Verdict
+from rewards.prompts import EXAMPLE_PROMPT, Outcome, Verdict
 from trainer.metrics import of_groups, of_step
 from trainer.scored import ScoredGroup
 
 
-def scored(*samples: tuple[str, int, Reason]) -> ScoredGroup:
-    """samples: (text, count, reason); a right one earns 1, others nothing."""
+def scored(*samples: tuple[str, int, Outcome]) -> ScoredGroup:
+    """samples: (text, count, outcome); a right one earns 1, others nothing."""
     completions = tuple(
         Completion(np.array([token], np.int32), text, np.array([-1.0], np.float32), "stop", count)
         for token, (text, count, _) in enumerate(samples)
     )
-    verdicts = tuple(Verdict(float(reason == "correct"), reason) for *_, reason in samples)
+    verdicts = tuple(Verdict(float(outcome == "correct"), outcome) for *_, outcome in samples)
     return ScoredGroup(Group(EXAMPLE_PROMPT, completions, 1.0, 0), verdicts)
 
 

@@ -1,0 +1,1 @@
+"""Where progress goes: the run's folder, the screen, the trackers."""

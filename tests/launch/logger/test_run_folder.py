@@ -1,0 +1,139 @@
+import json
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.loading import load
+from launch.logger.run_folder import MOST_FREQUENT, RunFolder
+from tests.launch import samples
+from trainer.diagnosis.causes import EXAMPLE_DIAGNOSIS
+from trainer.metrics import StepMetrics
+
+
+def folder_in(directory: Path) -> RunFolder:
+    return RunFolder.create(samples.config(run={"directory": str(directory)}))
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_configuration_is_there_at_once_and_loads_again(tmp_path: Path) -> None:
+    config = samples.config(run={"directory": str(tmp_path / "runs")}, seed=7)
+    folder = RunFolder.create(config)
+    assert folder.path == tmp_path / "runs" / "sample"
+    assert load(folder.path / "config.yaml") == config
+
+
+def test_no_run_writes_into_the_folder_of_another(tmp_path: Path) -> None:
+    names = [folder_in(tmp_path).path.name for _ in range(3)]
+    assert names == ["sample", "sample-2", "sample-3"]
+
+
+def test_an_empty_folder_is_used_and_a_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "sample").write_text("precious")
+    (tmp_path / "sample-2").mkdir()
+    assert folder_in(tmp_path).path.name == "sample-2"
+    assert (tmp_path / "sample").read_text() == "precious"
+
+
+def test_a_directory_that_cannot_hold_runs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run\.directory: .*file cannot hold the run's folder"):
+        folder_in(tmp_path / "file")
+
+
+def test_every_step_is_on_disk_when_the_call_returns(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    for step in (1, 2):
+        folder.step(samples.metrics(step), samples.groups())
+        assert len(rows(folder.path / "metrics.jsonl")) == step
+        assert len(rows(folder.path / "groups.jsonl")) == 2 * step
+    first = rows(folder.path / "metrics.jsonl")[0]
+    assert list(first) == [field.name for field in fields(StepMetrics)]
+    assert first["reward_mean"] == pytest.approx(-0.08)
+
+
+def test_a_group_is_its_most_frequent_completions(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    folder.step(samples.metrics(3), samples.groups())
+    two, seven = rows(folder.path / "groups.jsonl")
+    assert two == {
+        "step": 3,
+        "prompt_id": "comparison-7-3",
+        "kind": "learning",
+        "reward": 0.625,
+        "reward_std": pytest.approx(0.6495, abs=1e-4),
+        "temperature": 1.0,
+        "policy_version": 3,
+        "distinct": 2,
+        "distinct_share": 2 / 128,
+        "correct": 0.75,
+        "malformed": 0.0,
+        "truncated": 0.0,
+        "completions": [
+            {"text": "Yes", "count": 96, "reward": 1.0, "reason": "correct"},
+            {"text": "No", "count": 32, "reward": -0.5, "reason": "wrong"},
+        ],
+    }
+    assert seven["distinct"] == 7
+    assert len(seven["completions"]) == MOST_FREQUENT
+    assert seven["completions"][0]["count"] == 96
+
+
+def test_a_summary_says_how_it_went(tmp_path: Path) -> None:
+    config = samples.config(run={"directory": str(tmp_path)})
+    folder = RunFolder.create(config)
+    folder.summary(samples.result(), config)
+    summary = json.loads((folder.path / "summary.json").read_text())
+    table = summary.pop("table")
+    assert summary == {
+        "reached": True,
+        "target_reward": 0.995,
+        "verdict": "The mean sampled reward of all 4 prompts reached 0.995, from 0.062 to 1.000.",
+        "cause": None,
+        "advice": None,
+        "stopped": "The mean sampled reward of all 4 prompts reached 0.995.",
+        "steps": 10,
+        "seconds": 112.0,
+        "policy_version": 9,
+        "alarms": [{"name": "logprob_gap", "step": 2, "text": "logprob_gap is 0.3."}],
+        "reward_sampled": 1.0,
+        "accuracy_greedy": 1.0,
+        "prompts_solved": 4,
+        "prompts": 4,
+        "before": {"reward_sampled": 0.0625, "accuracy_greedy": 0.5, "prompts_solved": 0, "prompts": 4},
+    }
+    assert [row["prompt_id"] for row in table] == [f"comparison-{a}-{b}" for a, b in samples.PAIRS]
+    assert (table[1]["greedy_before"], table[1]["greedy_after"]) == ("Yes", "No")
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "summary.json"]
+
+
+def test_a_summary_says_why_a_run_could_not_learn(tmp_path: Path) -> None:
+    config = samples.config(run={"directory": str(tmp_path)})
+    folder = RunFolder.create(config)
+    folder.summary(replace(samples.result(), verdict=EXAMPLE_DIAGNOSIS.verdict, diagnosis=EXAMPLE_DIAGNOSIS), config)
+    summary = json.loads((folder.path / "summary.json").read_text())
+    found = {name: summary[name] for name in ("cause", "verdict", "advice")}
+    assert found == asdict(EXAMPLE_DIAGNOSIS)
+
+
+def test_numbers_that_json_cannot_hold_are_null(tmp_path: Path) -> None:
+    config = samples.config(run={"directory": str(tmp_path)})
+    folder = RunFolder.create(config)
+    folder.step(samples.metrics(1, loss=math.nan, grad_norm=math.inf), samples.groups())
+    folder.summary(replace(samples.result(), seconds=math.nan), config)
+    row = rows(folder.path / "metrics.jsonl")[0]
+    assert row["loss"] is None
+    assert row["grad_norm"] is None
+    assert json.loads((folder.path / "summary.json").read_text())["seconds"] is None
+
+
+def test_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ConfigError, match=r"runs cannot hold the run's folder: .*File exists"):
+        folder_in(tmp_path / "runs")

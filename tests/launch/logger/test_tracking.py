@@ -1,0 +1,79 @@
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError
+from launch.logger import tracking
+from launch.logger.run_folder import RunFolder
+from tests.launch import samples
+
+
+def test_tensorboard_has_every_metric_of_every_step(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = samples.config(run={"directory": str(tmp_path)})
+    folder = RunFolder.create(config)
+    (tracker,) = tracking.trackers(config, folder)
+    for step in (1, 2, 3):
+        tracker.log(samples.metrics(step))
+
+    read = EventAccumulator(str(folder.tensorboard_path)).Reload()
+    expected = set(asdict(samples.metrics())) - {"step"}
+    assert set(read.Tags()["scalars"]) == expected
+    events = read.Scalars("reward_mean")
+    assert [event.step for event in events] == [1, 2, 3]
+    assert [event.value for event in events] == pytest.approx([-0.08, 0.04, 0.16])
+    tracker.close()
+
+
+def test_tensorboard_writes_without_torch_and_without_noise(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from launch.logger.tracking import TensorBoardTracker; "
+        "from tests.launch import samples; tracker = TensorBoardTracker(Path(sys.argv[1])); "
+        "tracker.log(samples.metrics()); tracker.close(); "
+        "print(*{'torch', 'tensorflow', 'wandb'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_nothing_is_tracked_unless_asked(tmp_path: Path) -> None:
+    config = samples.config(run={"directory": str(tmp_path)}, tracking={"tensorboard": False})
+    folder = RunFolder.create(config)
+    assert tracking.trackers(config, folder) == ()
+    assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
+
+
+def test_wandb_offline_keeps_its_files_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    config = samples.config(run={"directory": str(tmp_path)}, tracking={"wandb": "offline"})
+    tracking.check(config)
+    folder = RunFolder.create(config)
+    opened = tracking.trackers(config, folder)
+    assert len(opened) == 2
+    for tracker in opened:
+        tracker.log(samples.metrics(1))
+        tracker.close()
+    (written,) = folder.path.glob("wandb/offline-run-*/*.wandb")
+    assert b"seconds_publish" in written.read_bytes()
+
+
+@pytest.mark.parametrize("leftover", [False, True])
+def test_wandb_that_is_not_installed_is_refused_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leftover: bool
+) -> None:
+    """leftover: W&B left its folder `wandb` in the working directory, which Python would import."""
+    if leftover:
+        (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k != "wandb"})
+    config = samples.config(tracking={"wandb": "online"})
+    with pytest.raises(ConfigError, match=r"tracking\.wandb: online needs the package wandb.*pip install"):
+        tracking.check(config)
+    tracking.check(samples.config())

@@ -1,0 +1,119 @@
+"""Signal: what a scored group can teach, and the temperature ladder that rescues collapsed prompts."""
+
+from collections import Counter
+from typing import Literal
+
+from configs.schema import WithoutBest
+from rewards.prompts import SAME_REWARD, Verdict
+from trainer.scored import ScoredGroup
+
+Kind = Literal["learning", "solved", "collapsed", "floor"]
+
+COLLAPSED_SHARE = 0.9
+"""A group whose most frequent text holds at least this share of the samples has (nearly) one text."""
+
+CROWDED_SHARE = 0.5
+"""Of the samples, from which on a wrong answer keeps others from turning up."""
+
+NO_ANSWER_SHARE = 0.25
+"""Of the samples, from which on a group without a right answer is led to answer at all."""
+
+NEW_SHARE = 0.05
+"""Of the samples that must be answers seen once, for the same temperature to bring new ones."""
+
+MANY_MISSES = 3
+"""Visits in a row without a right answer, from which on chance is no longer waited for."""
+
+
+def classify(scored: ScoredGroup, best_reward: float) -> Kind:
+    """What the group can teach (docs/design.md, "Signal").
+
+    learning: rewards differ. solved: one reward, and right. collapsed: one reward below the best and
+    (nearly) one text. floor: one reward below the best and many texts.
+    """
+    rewards = scored.rewards
+    if rewards.max() - rewards.min() > SAME_REWARD:
+        return "learning"
+    if holds_best(scored, best_reward):
+        return "solved"
+    return "collapsed" if _dominant_share(scored) >= COLLAPSED_SHARE else "floor"
+
+
+def teaches(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest, base_temperature: float) -> bool:
+    """Whether the group is trained on by its rewards.
+
+    A learning group is, unless it holds no best answer: GRPO would push towards its least wrong one. mode: train
+    makes that exception only for rescues (sampled above `base_temperature`), where the least wrong completion is
+    the very text that the prompt had collapsed onto.
+    """
+    if kind != "learning":
+        return False
+    rescue = scored.group.temperature > base_temperature
+    return holds_best(scored, best_reward) or (mode == "train" and not rescue)
+
+
+def spreads(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest, misses: int) -> bool:
+    """Whether the group is trained on to spread the policy over more and closer answers (`advantages.spread`): none
+    is right, there are at least two, and one crowds out the others, or too many completions are no answer, or it has
+    been so too often. Otherwise the next samples may hold a right one as things are; and a group that is led nowhere
+    in particular must not drown the lessons of those with a right answer.
+
+    misses: visits in a row, before this one, in which the prompt had no right answer.
+    """
+    if mode != "spread" or kind == "collapsed" or holds_best(scored, best_reward):
+        return False
+    samples = _samples_of_answer(scored)
+    n = scored.group.num_generations
+    crowded = max(samples.values(), default=0) >= CROWDED_SHARE * n
+    scattered = n - samples.total() >= NO_ANSWER_SHARE * n
+    return len(samples) > 1 and (crowded or scattered or misses >= MANY_MISSES)
+
+
+def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:
+    """Whether the same samples would come again and again, and the right answer is not among them: the group
+    collapsed, or its answers are few.
+
+    The chance that a further sample is an answer not seen yet is about the share of the answers seen once (Good 1953,
+    Biometrika 40, after Turing).
+    """
+    if kind in ("solved", "collapsed") or holds_best(scored, best_reward):
+        return kind == "collapsed"
+    samples = _samples_of_answer(scored)
+    once = sum(count == 1 for count in samples.values())
+    return bool(samples) and once < NEW_SHARE * scored.group.num_generations
+
+
+def answers(scored: ScoredGroup) -> tuple[str | None, ...]:
+    """What each completion answers: its letters and digits, so that "No" and "no." are one answer; None where it
+    is no answer."""
+    return tuple(
+        "".join(filter(str.isalnum, completion.text.casefold())) if verdict.outcome in ("correct", "wrong") else None
+        for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True)
+    )
+
+
+def holds_best(scored: ScoredGroup, best_reward: float) -> bool:
+    """Whether a right answer is among the completions."""
+    return any(is_right(verdict, best_reward) for verdict in scored.verdicts)
+
+
+def is_right(verdict: Verdict, best_reward: float) -> bool:
+    """Whether the completion is a right answer; one that was punished for its length is."""
+    return verdict.outcome == "correct" or verdict.reward >= best_reward - SAME_REWARD
+
+
+def _dominant_share(scored: ScoredGroup) -> float:
+    """Share of the samples that have the most frequent text, however it was tokenized."""
+    samples_of_text: Counter[str] = Counter()
+    for completion in scored.group.completions:
+        samples_of_text[completion.text] += completion.count
+    return max(samples_of_text.values()) / scored.group.num_generations
+
+
+def _samples_of_answer(scored: ScoredGroup) -> Counter[str]:
+    """How many samples say what, of those that are answers."""
+    samples: Counter[str] = Counter()
+    for answer, completion in zip(answers(scored), scored.group.completions, strict=True):
+        if answer is not None:
+            samples[answer] += completion.count
+    return samples

@@ -1,0 +1,254 @@
+"""One DeepSpeed ZeRO rank: its share of every update."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from configs.schema import TrainingSettings
+from trainer.update.forest import Forest
+
+
+class UpdateError(RuntimeError):
+    """The update gave a loss or gradient that is not a number; the message says where."""
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """What a rank's process needs to know.
+
+    model: a folder or hub id. master_address, master_port: where rank 0 listens.
+    max_completion_length: tokens; Dr. GRPO divides by it.
+    max_steps: updates that a decaying learning-rate schedule spans; None without one.
+    timeout: seconds that a collective may take.
+    """
+
+    rank: int
+    model: str
+    dtype: str
+    trust_remote_code: bool
+    gpu: bool
+    training: TrainingSettings
+    max_completion_length: int
+    max_steps: int | None
+    master_address: str
+    master_port: int
+    timeout: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """A rank's part of an update; `loss`, `kl`, `clip_fraction` and `logprob_gap` add up over ranks.
+
+    kl, clip_fraction, logprob_gap: see `Objective`.
+    grad_norm: of the whole batch's gradient, before clipping, the same on every rank.
+    learning_rate: that the update was made with.
+    With several iterations all are their means.
+    """
+
+    loss: float
+    kl: float
+    clip_fraction: float
+    logprob_gap: float
+    grad_norm: float
+    learning_rate: float
+
+
+def deepspeed_config(training: TrainingSettings, dtype: str) -> dict[str, Any]:
+    """DeepSpeed's configuration: ZeRO stage, bf16 weights with float32 masters, AdamW, clipping."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        # The number of micro-batches differs from step to step: `Rank.update` sets the boundary itself.
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "zero_optimization": {"stage": training.zero_stage},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": training.learning_rate,
+                "betas": [training.adam_beta1, training.adam_beta2],
+                "weight_decay": training.weight_decay,
+                "torch_adam": True,  # DeepSpeed's own is compiled at first use
+            },
+        },
+        "steps_per_print": 10**9,
+    }
+
+
+class Rank:
+    """A DeepSpeed engine over the policy. Every rank makes the same calls in the same order."""
+
+    def __init__(self, spec: RankSpec) -> None:
+        world_size = spec.training.ranks
+        os.environ |= {
+            "RANK": str(spec.rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": spec.master_address,
+            "MASTER_PORT": str(spec.master_port),
+        }
+        if not spec.gpu:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed
+        import torch
+        from transformers import get_scheduler, set_seed
+
+        from trainer.update.model import load_policy_model
+        from trainer.update.policy import Policy
+
+        if spec.training.threads and not spec.gpu:
+            torch.set_num_threads(spec.training.threads)
+        set_seed(spec.seed)
+        # It would be compiled at first use, under a lock that outlives a killed process, and only inference uses it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(
+            dist_backend="nccl" if spec.gpu else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=spec.timeout),
+        )
+        self._spec = spec
+        self._device = torch.device("cuda" if spec.gpu else "cpu")
+
+        def load() -> Policy:
+            model = load_policy_model(spec.model, spec.dtype, spec.trust_remote_code)
+            return Policy(model, spec.training.gradient_checkpointing)
+
+        updates = None if spec.max_steps is None else spec.max_steps * spec.training.num_iterations
+
+        def schedule(optimizer: Any) -> Any:
+            return get_scheduler(
+                spec.training.lr_scheduler_type,
+                optimizer,
+                num_warmup_steps=spec.training.warmup_steps * spec.training.num_iterations,
+                num_training_steps=updates,
+            )
+
+        policy = load()
+        self._engine, *_ = deepspeed.initialize(
+            model=policy,
+            model_parameters=[p for p in policy.parameters() if p.requires_grad],
+            config=deepspeed_config(spec.training, spec.dtype),
+            lr_scheduler=schedule,
+        )
+        if world_size == 1 and spec.training.zero_stage == 0:
+            # DeepSpeed would copy all gradients to and fro for an average over one rank.
+            self._engine.enable_backward_allreduce = False
+        # No reference model is loaded, or run, when nothing depends on it.
+        self._reference = load().to(self._device).eval() if spec.training.beta else None
+
+    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
+        """`num_iterations` updates on this rank's micro-batches.
+
+        num_samples, num_tokens: of the whole batch, as in `Batch`.
+        Raises UpdateError: loss or gradient norm is not finite.
+        """
+        old: list[Any] = []
+        iterations = range(self._spec.training.num_iterations)
+        reports = [self._iterate(forests, num_samples, num_tokens, old) for _ in iterations]
+        return RankReport(
+            **{
+                field.name: sum(getattr(report, field.name) for report in reports) / len(reports)
+                for field in fields(RankReport)
+            }
+        )
+
+    def _iterate(self, forests: Sequence[Forest], num_samples: int, num_tokens: int, old: list[Any]) -> RankReport:
+        """One update. old: log-probabilities before the first one, a tensor for each forest; filled by it."""
+        import torch
+
+        from trainer.update.objective import MicroBatch, Sizes, objective
+        from trainer.update.policy import completion_logprobs, policy_inputs
+
+        training = self._spec.training
+        sizes = Sizes(num_samples, num_tokens, self._spec.max_completion_length)
+        learning_rate = self._engine.get_lr()[0]
+        sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "logprob_gap": 0.0}
+        for index, forest in enumerate(forests):
+            inputs = policy_inputs(forest, self._device)
+            edges, mask, sampled, counts, advantages = (
+                torch.tensor(array, device=self._device)
+                for array in (
+                    forest.completion_edges,
+                    forest.mask,
+                    forest.sampler_logprobs,
+                    forest.counts,
+                    forest.advantages,
+                )
+            )
+            self._engine.set_gradient_accumulation_boundary(index == len(forests) - 1)
+            edge_logprobs = self._engine(**inputs)
+            logprobs = completion_logprobs(edge_logprobs, edges, mask)
+            reference = None
+            if self._reference is not None:
+                with torch.no_grad():
+                    reference = completion_logprobs(self._reference(**inputs), edges, mask)
+            if len(old) == index:
+                old.append(logprobs.detach())
+            sampled = torch.where(sampled.isnan(), old[index], sampled)  # replayed, not sampled now
+            batch = MicroBatch(logprobs, old[index], sampled, reference, advantages, mask, counts)
+            part = objective(batch, sizes, training)
+            for name in sums:
+                sums[name] += float(getattr(part, name))
+            # An empty forest has no completions; its edges keep it in the graph, with zero gradient. DeepSpeed
+            # averages over ranks, the denominator is global: undo the average.
+            self._engine.backward((part.loss + 0.0 * edge_logprobs.sum()) * training.ranks)
+        if not math.isfinite(sums["loss"]):
+            raise UpdateError(
+                f"The loss on rank {self._spec.rank} is {sums['loss']}; the weights are as before this update. "
+                f"training.learning_rate {learning_rate:g} is the likely cause: lower it. If not, look for infinite "
+                "rewards."
+            )
+        grad_norm = self._step()
+        if not math.isfinite(grad_norm):
+            raise UpdateError(
+                f"The gradient norm on rank {self._spec.rank} is {grad_norm}. training.learning_rate "
+                f"{learning_rate:g} is the likely cause: lower it, or use model.dtype float32."
+            )
+        return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate)
+
+    def _step(self) -> float:
+        """Clips and applies the gradients; their norm before clipping."""
+        import torch
+
+        if hasattr(self._engine.optimizer, "_global_grad_norm"):
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm())
+        # Without ZeRO, in float32, DeepSpeed keeps no norm; the gradients are whole and averaged by now.
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._engine.step()
+        return norm
+
+    def weights(self) -> Iterator[tuple[str, Any]]:
+        """Every weight by its name in the Hugging Face format, whole, in the model's dtype.
+
+        With ZeRO stage 3 each is gathered when its turn comes, on all ranks: they must iterate together.
+        """
+        import deepspeed
+
+        for name, weight in self._engine.module.model.named_parameters():
+            partitioned = hasattr(weight, "ds_id")
+            with deepspeed.zero.GatheredParameters([weight]) if partitioned else nullcontext():
+                yield name, weight.detach()
+
+    def metadata(self) -> list[tuple[str, Any, tuple[int, ...]]]:
+        """Name, dtype and whole shape of what `weights` yields, without gathering."""
+        return [
+            (name, weight.dtype, tuple(getattr(weight, "ds_shape", weight.shape)))
+            for name, weight in self._engine.module.model.named_parameters()
+        ]
+
+    def save(self, folder: str) -> None:
+        """Writes the model in Hugging Face format, with its tokenizer; rank 0 writes, all gather."""
+        from trainer.update.model import load_tokenizer
+
+        state = {name: weight.cpu().clone() for name, weight in self.weights() if self._spec.rank == 0}
+        if self._spec.rank == 0:
+            self._engine.module.model.save_pretrained(folder, state_dict=state)
+            load_tokenizer(self._spec.model, self._spec.trust_remote_code).save_pretrained(folder)
