@@ -1,6 +1,7 @@
 """A group: one prompt and its sampled completions, stored as distinct completions with counts."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -44,11 +45,12 @@ class Group:
     temperature: float
     policy_version: int
 
-    @property
+    @cached_property
     def num_generations(self) -> int:
+        """Samples in all."""
         return sum(completion.count for completion in self.completions)
 
-    @property
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """[completions] samples of each completion."""
         return np.array([completion.count for completion in self.completions], dtype=np.int64)

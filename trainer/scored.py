@@ -1,6 +1,7 @@
 """A scored group: generation's group joined with rewards' verdicts."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +17,17 @@ class ScoredGroup:
     group: Group
     verdicts: tuple[Verdict, ...]
 
-    @property
+    @cached_property
     def rewards(self) -> NDArray[np.float64]:
         """[completions] reward of each distinct completion."""
         return np.array([verdict.reward for verdict in self.verdicts], dtype=np.float64)
 
-    @property
+    @cached_property
     def reward_mean(self) -> float:
         """Mean over the group's samples (counts as weights)."""
         return float(np.average(self.rewards, weights=self.group.counts))
 
-    @property
+    @cached_property
     def reward_std(self) -> float:
         """Population standard deviation over the group's samples."""
         spread = (self.rewards - self.reward_mean) ** 2
