@@ -10,9 +10,9 @@ from generation.groups import Completion, FinishReason, Group
 from rewards.prompts import Prompt, Verdict
 from trainer.metrics import StepMetrics
 from trainer.scored import ScoredGroup
-from trainer.signal.kinds import Kind
+from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
-from trainer.update.rank import RankReport
+from trainer.update.report import RankReport
 
 
 @dataclass
@@ -97,7 +97,7 @@ class FakeLogger:
 
     phases: list[str] = field(default_factory=list)
     steps: list[StepMetrics] = field(default_factory=list)
-    groups: list[Sequence[tuple[ScoredGroup, Kind]]] = field(default_factory=list)
+    groups: list[Sequence[Treated]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
 
     def phase(self, text: str) -> None:
@@ -106,7 +106,7 @@ class FakeLogger:
     def alarm(self, text: str) -> None:
         self.alarms.append(text)
 
-    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+    def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         self.steps.append(step)
         self.groups.append(groups)
 

@@ -1,14 +1,48 @@
 """Evaluation: the policy on the data set, greedy and at the training temperature."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import SAME_REWARD, Prompt
-from trainer.metrics import Evaluation, PromptResult
 from trainer.ports import Generator, Scorer
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import classify
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """One prompt in an evaluation.
+
+    question: the last user message. greedy: the text at temperature 0, and its reward.
+    sampled_reward: mean at the training temperature. solved: the greedy answer and every sample are best.
+    """
+
+    prompt_id: str
+    question: str
+    greedy: str
+    greedy_reward: float
+    sampled_reward: float
+    solved: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The policy on the data set.
+
+    reward_sampled: mean over prompts at the training temperature.
+    accuracy_greedy: share of prompts whose greedy answer has the best reward.
+    """
+
+    policy_version: int
+    prompts: tuple[PromptResult, ...]
+    reward_sampled: float
+    accuracy_greedy: float
+
+    @property
+    def prompts_solved(self) -> int:
+        return sum(prompt.solved for prompt in self.prompts)
 
 
 def evaluate(

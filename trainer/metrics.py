@@ -1,72 +1,309 @@
-"""What one step did, as numbers; the fields are the columns of `metrics.jsonl`."""
+"""The metrics of a step; the fields are the columns of `metrics.jsonl`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.schema import Config
 from rewards.prompts import Outcome
-from trainer.diagnosis.alarm import Alarm
-from trainer.diagnosis.causes import Diagnosis
+from trainer.happened import Happened, Times
+from trainer.metric import Panel, declared, metric
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import Kind
-from trainer.update.forest import Batch
-from trainer.update.rank import RankReport
+from trainer.signal.treatment import Treated
+from trainer.update.report import NO_UPDATE, RankReport
 
 
 @dataclass(frozen=True)
-class StepMetrics:
-    """One step of the loop. Times are seconds; a step without an update has zeros from `loss` on.
+class GroupMetrics:
+    """Of the step's groups, every one weighing the same, however many samples it has."""
 
-    policy_version: that the step's groups were sampled with.
-    reward_mean, reward_std: over the samples of the step, every group weighing the same.
-    groups_*: how many groups were of each kind; `groups_trained` were updated on, `groups_spread` of them
-        not by their rewards; `groups_rescued` were sampled hotter, or more of them, or shown an
-        earlier right answer.
-    completions: samples; distinct_completions: of them different from one another within a group.
-    truncated, malformed, correct: share of a group's samples with that verdict, mean over groups.
-    tree_tokens: tokens that the update processed; dense_tokens: that one row per sample would have had.
-    kl: to the reference model, per token, 0 without one. clip_fraction: share of tokens whose gradient was clipped.
-    logprob_gap: mean |trainer - sampler| log-probability per token.
-    temperature_max: highest temperature of the rescue ladder in this step.
-    policy_shift: nats per completion by which log-probabilities differ from those at the prompt's first visit, mean
-        over the step's groups at sampling.temperature (`trainer.diagnosis.drift`); 0 where all are first visits.
-    """
+    step: int = metric(
+        "Reward",
+        "number of the step, from 1",
+        of=lambda m: m.happened.step,
+    )
+    policy_version: int = metric(
+        "Reward",
+        "version of the weights that the step's groups were sampled with; grows by 1 with every update",
+        healthy="`step` − 1, less the steps without an update",
+        otherwise="if it stands still, no group is trained on: see `groups_trained`",
+        of=lambda m: m.scored[0].group.policy_version,
+    )
+    reward_mean: float = metric(
+        "Reward",
+        "mean reward of the step: mean over groups of the mean over their samples",
+        healthy="rises towards `task.best_reward`. Measured: A 0.25 → 1.00, B 0.10 → 1.00. It is of the prompts "
+        "that the step visited, unsolved ones first, so it may dip without anything being wrong",
+        otherwise="flat: look at the kinds of groups. Falls and stays down: lower `training.learning_rate`",
+        of=lambda m: m.reward_mean,
+        panel=Panel("Reward", "mean reward", from_zero=False),
+    )
+    reward_std: float = metric(
+        "Reward",
+        "population standard deviation of the rewards over the samples of the step, every group weighing the same",
+        healthy="above 0 while there is something to learn; 0 when all is solved. Measured: A 0.76 → 0.06",
+        otherwise='0 with a low mean: every completion earns the same, see "Kinds of groups"',
+        of=lambda m: m.reward_std,
+    )
+    groups_learning: int = metric(
+        "Kinds of groups",
+        "rewards differ",
+        healthy="most groups at first, fewer as prompts are solved",
+        otherwise="0 before the target is reached: nothing is learned; the next rows say why",
+        of=lambda m: m.kinds.count("learning"),
+    )
+    groups_solved: int = metric(
+        "Kinds of groups",
+        "one reward, the task's best",
+        healthy="grows to all",
+        otherwise="0 throughout is no fault by itself: a group is solved only if all its samples are right",
+        of=lambda m: m.kinds.count("solved"),
+    )
+    groups_collapsed: int = metric(
+        "Kinds of groups",
+        "one reward below the best, and at least 90 % of the samples one text",
+        healthy="0, or some for a few steps, until their rescue works",
+        otherwise="stays: leave `signal.rescue` on, raise `sampling.temperature` if it is below 1, lower "
+        "`training.learning_rate`",
+        of=lambda m: m.kinds.count("collapsed"),
+    )
+    groups_floor: int = metric(
+        "Kinds of groups",
+        "one reward below the best, many texts",
+        healthy="0, or falling",
+        otherwise="stays: if `malformed` is high the format is not met (examples: `task.few_shot`; "
+        "`task.system_prompt`), if `truncated` is high answers are cut off "
+        "(`sampling.max_completion_length`), else no sample is right (larger "
+        "`sampling.num_generations`, easier prompts)",
+        of=lambda m: m.kinds.count("floor"),
+    )
+    groups_trained: int = metric(
+        "Kinds of groups",
+        "groups that the step's update was made from",
+        healthy="above 0 as long as prompts are unsolved. Not always `groups_learning`: groups without a right "
+        "answer are treated by `signal.without_best`",
+        otherwise="0 for several steps: see the rows above; `signal.without_best`",
+        of=lambda m: len(m.happened.lessons),
+    )
+    groups_spread: int = metric(
+        "Kinds of groups",
+        "of those trained, the groups without a right answer, led to more and closer answers instead of "
+        'to their least wrong one ([design.md](design.md), "Signal")',
+        healthy="falls to 0 as prompts find right answers",
+        otherwise="stays for tens of steps: right answers are out of reach, see `groups_rescued`",
+        of=lambda m: sum(one.treatment == "spread" for one in m.happened.treated),
+    )
+    groups_rescued: int = metric(
+        "Kinds of groups",
+        "groups sampled hotter than `sampling.temperature`, or more of them, or shown an earlier right "
+        "answer, because right answers did not come",
+        healthy="0, or a few late in training",
+        otherwise="rises: the policy has become sure too early: larger `sampling.num_generations`, lower "
+        "`training.learning_rate`",
+        of=lambda m: sum(map(m.is_rescued, m.happened.treated)),
+    )
+    prompts_solved: int = metric(
+        "Reward",
+        "prompts whose last group was solved",
+        healthy="rises to the number of prompts; goes back now and then when a replay finds one forgotten",
+        otherwise="falls steadily: raise `signal.replay`, lower `training.learning_rate`",
+        of=lambda m: m.prompts_solved,
+        panel=Panel("Reward", "prompts solved", "d", steps=True),
+    )
+    completions: int = metric(
+        "Completions",
+        "samples of the step",
+        healthy="`sampling.prompts_per_step` × `sampling.num_generations`; more where prompts are rescued",
+        of=lambda m: sum(group.group.num_generations for group in m.scored),
+    )
+    distinct_completions: int = metric(
+        "Completions",
+        "of them different from one another within a group, token by token; what generation and update are paid for",
+        healthy="falls as the policy grows sure. Share of the samples, measured: A 4.2 % → 1.1 %, B 8.1 % → 1.0 "
+        "%. Depends on the length of the answers: long free text hardly repeats",
+        otherwise="one for each group with a low reward: collapsed",
+        of=lambda m: len(m.rewards),
+    )
+    truncated: float = metric(
+        "Completions",
+        "share cut off at `sampling.max_completion_length`",
+        healthy="near 0. Measured: A at most 0.009, B 0.12 in the first step, then at most 0.013",
+        otherwise="raise `sampling.max_completion_length`; see also `training.mask_truncated_completions`",
+        of=lambda m: m.shares.truncated,
+    )
+    malformed: float = metric(
+        "Completions",
+        "share that is no answer in the task's format; always 0 with a reward function of your own",
+        healthy="falls to 0 within some steps. Measured: A at most 0.010, B at most 0.017",
+        otherwise="high and not falling: show examples (`task.few_shot`), say the format in the prompt or "
+        "`task.system_prompt`",
+        of=lambda m: m.shares.malformed,
+    )
+    correct: float = metric(
+        "Completions",
+        "share of a group's samples judged `correct`, 0 to 1, mean over groups",
+        healthy="rises. Measured: A 0.51 → 1.00. For a reward function of your own, the share that earned "
+        "`task.best_reward`",
+        otherwise="0 in the first steps: `sampling.num_generations` is too small for this model and task, or the "
+        "task is out of reach",
+        of=lambda m: m.shares.correct,
+    )
+    temperature_max: float = metric(
+        "Rescue",
+        "highest sampling temperature of the step's groups",
+        healthy="`sampling.temperature`; above it while a collapsed or narrow prompt is rescued "
+        '([design.md](design.md), "Signal")',
+        otherwise="at `signal.rescue_max_temperature` for long: the rescue finds no right answer",
+        of=lambda m: max(group.group.temperature for group in m.scored),
+        panel=Panel("Temperature ladder", "highest temperature", ".2f", steps=True),
+    )
+    policy_shift: float = metric(
+        "Policy and update",
+        "how far the policy has moved: mean change of a completion's log-probability since its prompt's "
+        "first visit, in nats, over the step's groups at `sampling.temperature`; 0 where all are first "
+        "visits",
+        healthy="grows while there is something to learn. No group above 0.02 after ten updates with a flat "
+        "reward is `learning_rate_too_low`; above 10 with a falling one `learning_rate_too_high`",
+        otherwise="raise `training.learning_rate`, or lower it",
+        of=lambda m: m.drift,
+        panel=Panel("Policy", "log-probability drift since a prompt's first rollout, nats per completion", ".3g"),
+    )
+    tree_tokens: int = metric(
+        "Policy and update",
+        "tokens that the update computed: prompts and distinct completion tokens, once each",
+        healthy="falls as the policy grows sure. Measured: A 640 → 159",
+        otherwise="0: no update in this step",
+        of=lambda m: m.happened.tree_tokens,
+    )
+    dense_tokens: int = metric(
+        "Policy and update",
+        "tokens that one row for each sample would have had",
+        healthy="`dense_tokens` / `tree_tokens` is what token trees save. Measured: A 206 to 598 times, B 117 to 266",
+        otherwise="depends on the length of prompts and answers; see [performance.md](performance.md)",
+        of=lambda m: m.happened.dense_tokens,
+    )
 
-    step: int
-    policy_version: int
-    reward_mean: float
-    reward_std: float
-    groups_learning: int
-    groups_solved: int
-    groups_collapsed: int
-    groups_floor: int
-    groups_trained: int
-    groups_spread: int
-    groups_rescued: int
+
+@dataclass(frozen=True)
+class TimeMetrics:
+    """On the run's clock."""
+
+    seconds_sample: float = metric(
+        "Time",
+        "all groups of the step, on all engines",
+        healthy="falls as completions become fewer",
+        otherwise="more `engine.engines`; shorter completions; [performance.md](performance.md)",
+        of=lambda m: m.times.sampled - m.times.start,
+    )
+    seconds_score: float = metric(
+        "Time",
+        "verdicts",
+        healthy="far below the others. Measured: below 0.004",
+        otherwise="your reward function is slow",
+        of=lambda m: m.times.scored - m.times.sampled,
+    )
+    seconds_update: float = metric(
+        "Time",
+        "packing, forward, backward and optimizer",
+        healthy="falls with `tree_tokens`",
+        otherwise="more `training.ranks`; larger `training.micro_batch_tokens` if memory allows",
+        of=lambda m: m.times.updated - m.times.scored,
+    )
+    seconds_publish: float = metric(
+        "Time",
+        "new weights to all engines, with checksums",
+        healthy="the same in every step with an update: it depends on the model's size",
+        otherwise="other programs on the machine; see `cluster.publish_timeout`",
+        of=lambda m: m.times.synced - m.times.updated,
+    )
+    seconds_step: float = metric(
+        "Time",
+        "the step",
+        healthy="first steps cost most: more distinct completions, and engines compile at first use",
+        of=lambda m: m.times.synced - m.times.start,
+    )
+    seconds_total: float = metric(
+        "Time",
+        "since training began, evaluations included",
+        of=lambda m: m.times.synced,
+    )
+
+
+@dataclass(frozen=True)
+class StepMetrics(TimeMetrics, RankReport, GroupMetrics):
+    """One step. Without an update it has zeros from `loss` to `learning_rate`."""
+
+
+def measure(config: Config, happened: Happened, prompts_solved: int) -> StepMetrics:
+    """The metrics of a step. prompts_solved: after it."""
+    measured = Measured(config, happened, prompts_solved)
+    report = happened.report or NO_UPDATE
+    values: dict[str, Any] = {
+        name: each.of(measured) if each.of else getattr(report, name) for name, each in declared(StepMetrics)
+    }
+    return StepMetrics(**values)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What metrics are made of. prompts_solved: after the step."""
+
+    config: Config
+    happened: Happened
     prompts_solved: int
-    completions: int
-    distinct_completions: int
-    truncated: float
-    malformed: float
-    correct: float
-    temperature_max: float
-    policy_shift: float
-    tree_tokens: int
-    dense_tokens: int
-    loss: float
-    kl: float
-    clip_fraction: float
-    logprob_gap: float
-    grad_norm: float
-    learning_rate: float
-    seconds_sample: float
-    seconds_score: float
-    seconds_update: float
-    seconds_publish: float
-    seconds_step: float
-    seconds_total: float
+
+    @property
+    def times(self) -> Times:
+        return self.happened.times
+
+    @cached_property
+    def scored(self) -> tuple[ScoredGroup, ...]:
+        """As sampled."""
+        return tuple(one.scored for one in self.happened.treated)
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        return [one.kind for one in self.happened.treated]
+
+    @cached_property
+    def rewards(self) -> NDArray[np.float64]:
+        """[completions of all groups]"""
+        return np.concatenate([group.rewards for group in self.scored])
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """[completions of all groups], see `_weights`."""
+        return _weights(self.scored)
+
+    @cached_property
+    def reward_mean(self) -> float:
+        return float(np.average(self.rewards, weights=self.weights))
+
+    @property
+    def reward_std(self) -> float:
+        """Of the population."""
+        return float(np.sqrt(np.average((self.rewards - self.reward_mean) ** 2, weights=self.weights)))
+
+    @cached_property
+    def shares(self) -> "Shares":
+        return of_groups(self.scored)
+
+    @property
+    def drift(self) -> float:
+        """Nats per completion, mean over the groups that have been compared with an earlier rollout."""
+        known = [drift for drift in self.happened.drifts if drift is not None]
+        return sum(known) / len(known) if known else 0.0
+
+    def is_rescued(self, treated: Treated) -> bool:
+        """Whether the group was sampled hotter or more of it, or shown an earlier right answer."""
+        group, usual = treated.scored.group, self.config.sampling
+        hotter, more = group.temperature > usual.temperature, group.num_generations > usual.num_generations
+        return treated.treatment == "replay" or hotter or more
 
 
 @dataclass(frozen=True)
@@ -87,7 +324,7 @@ EXAMPLE_SHARES = Shares(distinct=0.016, correct=0.75, wrong=0.25, malformed=0.0,
 def of_groups(scored: Sequence[ScoredGroup]) -> Shares:
     """The shares in the groups; texts are different within a group."""
     weights = _weights(scored)
-    outcomes = np.concatenate([[verdict.outcome for verdict in group.verdicts] for group in scored])
+    outcomes = np.array([verdict.outcome for group in scored for verdict in group.verdicts])
     texts = [
         len({completion.text for completion in group.group.completions}) / group.group.num_generations
         for group in scored
@@ -103,125 +340,3 @@ def _weights(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
     """[completions of all groups], adding up to 1: of a group that was sampled more often each sample weighs less, or
     the prompts that need a rescue would look like all of them."""
     return np.concatenate([group.group.counts / group.group.num_generations for group in scored]) / len(scored)
-
-
-NO_UPDATE = RankReport(loss=0.0, kl=0.0, clip_fraction=0.0, logprob_gap=0.0, grad_norm=0.0, learning_rate=0.0)
-
-
-def of_step(
-    step: int,
-    scored: Sequence[ScoredGroup],
-    kinds: Sequence[Kind],
-    groups_trained: int,
-    groups_spread: int,
-    groups_rescued: int,
-    batch: Batch | None,
-    report: RankReport | None,
-    times: Sequence[float],
-    start: float,
-    prompts_solved: int,
-    policy_shift: float,
-) -> StepMetrics:
-    """A step's metrics.
-
-    batch, report: None for a step without an update. times: seconds at the step's start and after sampling,
-    scoring, updating and publishing, on the clock of `start`, the run's start.
-    """
-    rewards = np.concatenate([group.rewards for group in scored])
-    weights = _weights(scored)
-    mean = float(np.average(rewards, weights=weights))
-    shares = of_groups(scored)
-    phases = np.diff(times)
-    report = report or NO_UPDATE
-    return StepMetrics(
-        step=step,
-        policy_version=scored[0].group.policy_version,
-        reward_mean=mean,
-        reward_std=float(np.sqrt(np.average((rewards - mean) ** 2, weights=weights))),
-        groups_learning=kinds.count("learning"),
-        groups_solved=kinds.count("solved"),
-        groups_collapsed=kinds.count("collapsed"),
-        groups_floor=kinds.count("floor"),
-        groups_trained=groups_trained,
-        groups_spread=groups_spread,
-        groups_rescued=groups_rescued,
-        prompts_solved=prompts_solved,
-        completions=sum(group.group.num_generations for group in scored),
-        distinct_completions=len(rewards),
-        truncated=shares.truncated,
-        malformed=shares.malformed,
-        correct=shares.correct,
-        temperature_max=max(group.group.temperature for group in scored),
-        policy_shift=policy_shift,
-        tree_tokens=batch.tree_tokens if batch else 0,
-        dense_tokens=batch.dense_tokens if batch else 0,
-        loss=report.loss,
-        kl=report.kl,
-        clip_fraction=report.clip_fraction,
-        logprob_gap=report.logprob_gap,
-        grad_norm=report.grad_norm,
-        learning_rate=report.learning_rate,
-        seconds_sample=float(phases[0]),
-        seconds_score=float(phases[1]),
-        seconds_update=float(phases[2]),
-        seconds_publish=float(phases[3]),
-        seconds_step=float(times[-1] - times[0]),
-        seconds_total=float(times[-1] - start),
-    )
-
-
-@dataclass(frozen=True)
-class PromptResult:
-    """One prompt in an evaluation.
-
-    question: the last user message. greedy: the text at temperature 0, and its reward.
-    sampled_reward: mean at the training temperature. solved: the greedy answer and every sample are best.
-    """
-
-    prompt_id: str
-    question: str
-    greedy: str
-    greedy_reward: float
-    sampled_reward: float
-    solved: bool
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The policy on the data set.
-
-    reward_sampled: mean over prompts at the training temperature.
-    accuracy_greedy: share of prompts whose greedy answer has the best reward.
-    """
-
-    policy_version: int
-    prompts: tuple[PromptResult, ...]
-    reward_sampled: float
-    accuracy_greedy: float
-
-    @property
-    def prompts_solved(self) -> int:
-        return sum(prompt.solved for prompt in self.prompts)
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    reached: None when no target was set. stopped: why it ended, one sentence.
-    gave_up: it was stopped because it could not learn. verdict: what came of it, one sentence.
-    diagnosis: why it could not learn, whether or not that stopped it; its verdict is `verdict` then.
-    alarms: of each name the first.
-    """
-
-    reached: bool | None
-    stopped: str
-    gave_up: bool
-    verdict: str
-    diagnosis: Diagnosis | None
-    steps: int
-    seconds: float
-    policy_version: int
-    before: Evaluation
-    after: Evaluation
-    alarms: tuple[Alarm, ...]

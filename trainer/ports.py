@@ -8,9 +8,9 @@ from generation.engine import SampleRequest
 from generation.groups import Group
 from trainer.metrics import StepMetrics
 from trainer.scored import ScoredGroup
-from trainer.signal.kinds import Kind
+from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
-from trainer.update.rank import RankReport
+from trainer.update.report import RankReport
 
 
 class Generator(Protocol):
@@ -50,7 +50,7 @@ class Logger(Protocol):
     def alarm(self, text: str) -> None:
         """Something is wrong, though the run goes on. Each kind once in a run, before the `step` that showed it."""
 
-    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+    def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """What a step did."""
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,16 @@ class ScoredGroup:
     @cached_property
     def reward_mean(self) -> float:
         """Mean over the group's samples (counts as weights)."""
-        return float(np.average(self.rewards, weights=self.group.counts))
+        return self.mean(self.rewards)
 
     @cached_property
     def reward_std(self) -> float:
         """Population standard deviation over the group's samples."""
-        spread = (self.rewards - self.reward_mean) ** 2
-        return float(np.sqrt(np.average(spread, weights=self.group.counts)))
+        return sqrt(self.mean((self.rewards - self.reward_mean) ** 2))
+
+    def mean(self, values: NDArray[np.float64]) -> float:
+        """Of [completions] values, over the group's samples."""
+        return float((values * self.group.counts).sum() / self.group.num_generations)
 
 
 EXAMPLE_SCORED_GROUP = ScoredGroup(group=EXAMPLE_GROUP, verdicts=(Verdict(1.0, "correct"), Verdict(-0.5, "wrong")))

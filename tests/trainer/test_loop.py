@@ -25,11 +25,12 @@ from tests.fakes import (
 )
 from trainer import loop
 from trainer.diagnosis import trial
-from trainer.metrics import Result
+from trainer.ending import Result, Stop, Target
 from trainer.ports import Generator, Learner, Ports, Scorer
+from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.update.forest import Batch
-from trainer.update.rank import RankReport
+from trainer.update.report import RankReport
 
 PROMPTS = [prompt(f"p{index}") for index in range(4)]
 
@@ -67,11 +68,8 @@ def run(
         logger,
     )
     result = loop.train(
-        settings,
-        prompts,
-        1.0,
+        Run(settings, tuple(prompts), best_reward=1.0, dtype="float32"),
         ports,
-        dtype="float32",
         interrupted=interrupted,
         clock=lambda: float(next(ticks)),
     )
@@ -95,7 +93,7 @@ def test_a_step_samples_updates_and_syncs_before_the_next_sample(tmp_path: Any) 
 
 def test_the_target_ends_the_run_and_the_evaluation_is_of_the_last_version(tmp_path: Any) -> None:
     result, logger = run(config(tmp_path, target_reward=0.995), FakeModel())
-    assert result.reached is True
+    assert (result.target, result.stop) == (Target.REACHED, Stop.TARGET)
     assert "target" in result.stopped
     assert result.after.reward_sampled == 1.0
     assert result.after.accuracy_greedy == 1.0
@@ -117,7 +115,7 @@ def test_solved_groups_are_neither_trained_nor_synced(tmp_path: Any) -> None:
 def test_collapsed_prompts_climb_the_ladder_and_come_back(tmp_path: Any) -> None:
     model = FakeModel(skill=0.0, pace=0.5)
     _, logger = run(config(tmp_path, max_steps=5), model)
-    temperatures = [max(scored.group.temperature for scored, _ in groups) for groups in logger.groups]
+    temperatures = [max(one.scored.group.temperature for one in groups) for groups in logger.groups]
     assert temperatures[0] == 1.0
     assert max(temperatures) == pytest.approx(1.4)
     assert logger.steps[0].groups_collapsed == 2
@@ -129,11 +127,11 @@ def test_a_prompt_that_is_never_right_is_sampled_more_and_hotter(tmp_path: Any) 
     model = FakeModel(skill=0.0, pace=0.0)
     settings = with_signal(config(tmp_path, max_steps=9), rescue_max_temperature=1.0, stop_without_signal=False)
     _, logger = run(settings, model)
-    sizes = [{scored.group.num_generations for scored, _ in groups} for groups in logger.groups]
+    sizes = [{one.scored.group.num_generations for one in groups} for groups in logger.groups]
     assert sizes == [{8}] * 6 + [{32}] * 3  # 4 prompts, 2 a step: every one was visited three times
     assert [step.groups_rescued for step in logger.steps] == [0] * 6 + [2] * 3
     _, logger = run(with_signal(settings, rescue=False), FakeModel(skill=0.0, pace=0.0))
-    assert {scored.group.num_generations for groups in logger.groups for scored, _ in groups} == {8}
+    assert {one.scored.group.num_generations for groups in logger.groups for one in groups} == {8}
 
 
 @dataclass
@@ -240,23 +238,23 @@ def test_without_rescue_a_collapsed_run_never_updates(tmp_path: Any) -> None:
 
 def test_limits_end_the_run_unreached(tmp_path: Any) -> None:
     result, _ = run(config(tmp_path, max_steps=1, target_reward=0.995), FakeModel(pace=0.0))
-    assert (result.reached, result.steps) == (False, 1)
+    assert (result.target, result.stop, result.steps) == (Target.MISSED, Stop.MAX_STEPS, 1)
     assert "run.max_steps" in result.stopped
     result, _ = run(config(tmp_path, max_steps=None, max_seconds=30, target_reward=0.995), FakeModel(pace=0.0))
-    assert result.reached is False
+    assert (result.target, result.stop) == (Target.MISSED, Stop.MAX_SECONDS)
     assert "run.max_seconds" in result.stopped
 
 
 def test_without_a_target_nothing_is_missed(tmp_path: Any) -> None:
     result, _ = run(config(tmp_path, max_steps=2), FakeModel())
-    assert result.reached is None
+    assert (result.target, result.stop) == (Target.NONE, Stop.MAX_STEPS)
 
 
 def test_an_interruption_ends_the_run_after_the_step_with_the_evaluation_at_hand(tmp_path: Any) -> None:
     model = FakeModel(pace=0.1)
     result, logger = run(config(tmp_path), model, interrupted=lambda: model.trained_version == 2)
     assert result.steps == len(logger.steps) == 2
-    assert result.stopped == "Interrupted."
+    assert (result.stop, result.stopped) == (Stop.INTERRUPTED, "Interrupted.")
     assert result.after == result.before
 
 
@@ -312,7 +310,7 @@ class AnythingGoes:
 def test_a_run_without_signal_stops_and_says_why(tmp_path: Any) -> None:
     settings = with_signal(config(tmp_path, target_reward=0.995), rescue=False)
     result, logger = run(settings, FakeModel(skill=0.0))
-    assert (result.gave_up, result.reached, result.steps) == (True, False, 3)
+    assert (result.stop, result.target, result.steps) == (Stop.CANNOT_LEARN, Target.MISSED, 3)
     assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
     assert result.verdict == result.diagnosis.verdict
     assert logger.alarms == []
@@ -321,7 +319,7 @@ def test_a_run_without_signal_stops_and_says_why(tmp_path: Any) -> None:
 def test_a_rescue_that_works_is_given_its_time(tmp_path: Any) -> None:
     result, logger = run(config(tmp_path, target_reward=0.995), FakeModel(skill=0.0, pace=0.1))
     assert logger.steps[0].groups_collapsed == 2
-    assert (result.gave_up, result.reached, result.diagnosis) == (False, True, None)
+    assert (result.stop, result.target, result.diagnosis) == (Stop.TARGET, Target.REACHED, None)
 
 
 def test_it_stops_three_steps_after_the_last_lesson(tmp_path: Any) -> None:
@@ -334,13 +332,13 @@ def test_it_stops_three_steps_after_the_last_lesson(tmp_path: Any) -> None:
     settings = with_signal(config(tmp_path, target_reward=0.995), rescue=False, without_best="skip")
     result, logger = run(settings, FakeModel(skill=0.5, pace=0.0), scorer=RightAtFirst())
     assert [step.groups_trained for step in logger.steps] == [2, 0, 0, 0]
-    assert result.gave_up
+    assert result.stop is Stop.CANNOT_LEARN
 
 
 def test_a_run_that_may_not_stop_says_why_once_and_goes_on(tmp_path: Any) -> None:
     settings = with_signal(config(tmp_path, max_steps=8), rescue=False, stop_without_signal=False)
     result, logger = run(settings, FakeModel(skill=0.0))
-    assert (result.gave_up, result.reached, result.steps) == (False, None, 8)
+    assert (result.stop, result.target, result.steps) == (Stop.MAX_STEPS, Target.NONE, 8)
     assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
     assert [alarm.name for alarm in result.alarms] == ["collapsed"]
     (text,) = logger.alarms
@@ -363,23 +361,23 @@ def test_one_trial_is_held_for_a_silence(tmp_path: Any, monkeypatch: pytest.Monk
 def test_a_target_that_any_answer_reaches_is_no_success(tmp_path: Any) -> None:
     settings = config(tmp_path, target_reward=0.995)
     result, _ = run(settings, FakeModel(skill=0.5), scorer=AnythingGoes())
-    assert (result.gave_up, result.reached, result.steps) == (True, False, 0)
+    assert (result.stop, result.target, result.steps) == (Stop.CANNOT_LEARN, Target.MISSED, 0)
     assert result.diagnosis is not None and result.diagnosis.cause == "unverifiable_reward"
 
     result, _ = run(settings, FakeModel(skill=1.0))  # a policy that knew it all before
-    assert (result.gave_up, result.reached, result.steps, result.diagnosis) == (False, True, 0, None)
+    assert (result.stop, result.target, result.steps, result.diagnosis) == (Stop.TARGET, Target.REACHED, 0, None)
 
 
 def test_a_solved_run_without_a_target_goes_on_to_its_limit(tmp_path: Any) -> None:
     result, _ = run(config(tmp_path, max_steps=7), FakeModel(skill=1.0))
-    assert (result.gave_up, result.steps, result.diagnosis) == (False, 7, None)
+    assert (result.stop, result.steps, result.diagnosis) == (Stop.MAX_STEPS, 7, None)
 
 
 def test_too_much_data_for_the_budget_is_said_before_the_first_step(tmp_path: Any) -> None:
     many = [prompt(f"p{index}") for index in range(9)]
     settings = config(tmp_path, max_steps=2, target_reward=0.995)
     result, _ = run(settings, FakeModel(), prompts=many)
-    assert (result.gave_up, result.reached, result.steps) == (True, False, 0)
+    assert (result.stop, result.target, result.steps) == (Stop.CANNOT_LEARN, Target.MISSED, 0)
     assert result.diagnosis is not None and result.diagnosis.cause == "data_too_large"
     assert run(settings, FakeModel(), prompts=many[:8])[0].steps == 2
 
@@ -403,7 +401,7 @@ def test_a_run_in_which_nothing_ever_taught_says_why_at_its_limit(tmp_path: Any)
 
     limited = [with_signal(config(tmp_path, max_steps=steps), without_best="skip") for steps in (2, 3)]
     result, _ = run(limited[1], FakeModel(skill=0.0, pace=0.0), scorer=NeverRight())
-    assert (result.gave_up, result.steps, result.policy_version) == (False, 3, 0)
+    assert (result.stop, result.steps, result.policy_version) == (Stop.MAX_STEPS, 3, 0)
     assert result.diagnosis is not None and result.diagnosis.cause == "collapsed"
     assert result.verdict == result.diagnosis.verdict
     early, _ = run(limited[0], FakeModel(skill=0.0, pace=0.0), scorer=NeverRight())

@@ -1,14 +1,17 @@
-"""Policy shift: how far the policy has moved, read off the log-probabilities that the engines give anyway."""
+"""Log-probability drift: how far the policy has moved, read off what the engines report anyway."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from generation.groups import EXAMPLE_GROUP, Completion, Group
 
 MOST_FREQUENT = 8
-"""Completions of a first visit that are remembered."""
+"""Completions of a first rollout that are remembered."""
 
 FIRST_TOKENS = 32
 """Of each of them. Long completions are hardly ever sampled twice, but they begin alike."""
@@ -18,47 +21,75 @@ PROMPTS = 256
 
 
 @dataclass(frozen=True)
-class FirstVisits:
-    """What the policy gave to some completions when their prompt was first visited.
+class Beginning:
+    """The first tokens of a completion. token_ids: [length] int32. logprobs: [length] float32, natural log."""
 
-    logprobs: prompt id -> first tokens of a completion, as bytes -> their log-probability in nats. Every beginning
-        is there, of one token, of two, and so on.
-    """
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
 
-    logprobs: Mapping[str, Mapping[bytes, float]] = field(default_factory=dict)
 
-    def shift(self, group: Group) -> float | None:
-        """Mean |change| in log-probability since the prompt's first visit, in nats per completion.
+@dataclass(frozen=True)
+class FirstRollout:
+    """What the policy gave to some completions of a prompt when it was first sampled."""
+
+    beginnings: tuple[Beginning, ...]
+
+    @cached_property
+    def logprobs(self) -> Mapping[bytes, float]:
+        """First tokens of a completion, as bytes -> their log-probability in nats. Every beginning is there, of one
+        token, of two, and so on."""
+        return {
+            one.token_ids[:length].tobytes(): float(one.logprobs[:length].sum(dtype=np.float64))
+            for one in self.beginnings
+            for length in range(1, len(one.token_ids) + 1)
+        }
+
+
+@dataclass(frozen=True)
+class Drift:
+    """first: prompt's number -> its first rollout, of up to `PROMPTS` prompts."""
+
+    first: Mapping[int, FirstRollout] = field(default_factory=dict)
+
+    def of(self, number: int, group: Group) -> float | None:
+        """Mean |change| in log-probability since the prompt's first rollout, in nats per completion.
 
         Every distinct completion counts once, however often it was sampled: a policy that is sure of a wrong answer
         moves in the rare ones first. Each is compared from its start to where it leaves what is remembered. None:
-        nothing of them is. Both visits must be at one temperature.
+        nothing of them is. Both rollouts must be at one temperature.
         """
-        known = self.logprobs.get(group.prompt.id, {})
+        if number not in self.first:
+            return None
+        known = self.first[number].logprobs
         changes = [_change(known, completion) for completion in group.completions]
         shared = [abs(change) for change in changes if change is not None]
         return sum(shared) / len(shared) if shared else None
 
-    def seen(self, group: Group) -> "FirstVisits":
-        """With the group, if it is its prompt's first."""
-        if group.prompt.id in self.logprobs or len(self.logprobs) >= PROMPTS:
-            return self
-        beginnings = {
-            completion.token_ids[:length].tobytes(): float(completion.logprobs[:length].sum(dtype=np.float64))
-            for completion in group.completions[:MOST_FREQUENT]
-            for length in range(1, min(len(completion.token_ids), FIRST_TOKENS) + 1)
+    def after(self, numbers: Sequence[int], groups: Iterable[Group]) -> "Drift":
+        """With those of the groups that are their prompt's first."""
+        new = {
+            number: FirstRollout(tuple(map(_beginning, group.completions[:MOST_FREQUENT])))
+            for number, group in zip(numbers, groups, strict=True)
+            if number not in self.first
         }
-        return FirstVisits({**self.logprobs, group.prompt.id: beginnings})
+        room = max(0, PROMPTS - len(self.first))
+        return Drift({**self.first, **dict(list(new.items())[:room])}) if new and room else self
+
+
+def _beginning(completion: Completion) -> Beginning:
+    return Beginning(completion.token_ids[:FIRST_TOKENS], completion.logprobs[:FIRST_TOKENS])
 
 
 def _change(known: Mapping[bytes, float], completion: Completion) -> float | None:
     """Of the log-probability of the longest beginning that is known."""
-    logprobs = np.cumsum(completion.logprobs[:FIRST_TOKENS], dtype=np.float64)
-    for length in range(len(logprobs), 0, -1):
-        then = known.get(completion.token_ids[:length].tobytes())
+    tokens = completion.token_ids[:FIRST_TOKENS]
+    text, width = tokens.tobytes(), tokens.itemsize
+    for length in range(len(tokens), 0, -1):
+        then = known.get(text[: length * width])
         if then is not None:
-            return float(logprobs[length - 1]) - then
+            *_, now = accumulate(completion.logprobs[:length].tolist())
+            return float(now) - then
     return None
 
 
-EXAMPLE_FIRST_VISITS = FirstVisits().seen(EXAMPLE_GROUP)
+EXAMPLE_DRIFT = Drift().after([0], [EXAMPLE_GROUP])

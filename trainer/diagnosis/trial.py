@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation.groups import Completion, Group
-from rewards.prompts import SAME_REWARD, Prompt
-from trainer.diagnosis.history import plain
+from rewards.prompts import SAME_REWARD, Prompt, Verdict
 from trainer.scored import ScoredGroup
+from trainer.signal.kinds import normalized
 
 PROMPTS = 8
 """Prompts that a trial is held on at most, and completions that each gives to it."""
@@ -37,6 +37,49 @@ class Trial:
 
     question_matters: bool | None
     answer_pays: bool | None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What a trial needs of a scored group: `PROMPTS` completions at most, the best rewarded among them, with their
+    verdicts. prompt: its number."""
+
+    prompt: int
+    completions: tuple[Completion, ...]
+    verdicts: tuple[Verdict, ...]
+    temperature: float
+    policy_version: int
+
+    def scored(self, prompts: Sequence[Prompt]) -> ScoredGroup:
+        """As a group. prompts: the data set."""
+        group = Group(prompts[self.prompt], self.completions, self.temperature, self.policy_version)
+        return ScoredGroup(group, self.verdicts)
+
+
+def exhibits(
+    numbers: Sequence[int], scored: Sequence[ScoredGroup], earlier: Sequence[Exhibit] = ()
+) -> tuple[Exhibit, ...]:
+    """Of some groups of this step, or else of earlier ones; one for each of `PROMPTS` prompts at most.
+
+    numbers: of the groups' prompts.
+    """
+    new = [_exhibit(number, group) for number, group in zip(numbers[:PROMPTS], scored, strict=False)]
+    known = {one.prompt for one in new}
+    return (*new, *(one for one in earlier if one.prompt not in known))[:PROMPTS]
+
+
+def _exhibit(number: int, scored: ScoredGroup) -> Exhibit:
+    chosen = [*range(min(PROMPTS, len(scored.verdicts)))]
+    best = int(scored.rewards.argmax())
+    if best not in chosen:
+        chosen[-1] = best
+    return Exhibit(
+        number,
+        tuple(scored.group.completions[index] for index in chosen),
+        tuple(scored.verdicts[index] for index in chosen),
+        scored.group.temperature,
+        scored.group.policy_version,
+    )
 
 
 EXAMPLE_TRIAL = Trial(question_matters=True, answer_pays=None)
@@ -76,7 +119,7 @@ def _question_matters(
     # Prompts whose columns agree may share their right answers, in all the ways there are to write one.
     columns = [{name: value for name, value in prompt.columns.items() if name != "id"} for prompt in asked]
     alike = all(own and own == columns[0] for own in columns)
-    if len({plain(answer.text) for answer in right}) < 2 or alike:
+    if len({normalized(answer.text) for answer in right}) < 2 or alike:
         return None
     return len(asked) > PROMPTS and _differ(rewards(right[:PROMPTS], asked))
 

@@ -1,130 +1,145 @@
 """Curriculum: which prompts the next step asks, and at what temperature."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trainer.signal.kinds import Kind
-from trainer.signal.ladder import Ladder
+from configs.schema import Config
+from trainer.columns import changed
+from trainer.signal.ladder import ladder
+from trainer.signal.rollout import Rollout
+from trainer.signal.treatment import Treated
 
 MANY_PROMPTS = 64
 """Prompts in a row without a lesson, from which on they stand for the data set."""
 
 MANY_GAPS = 5
-"""Visits to a lesson, times which there may be none by chance: one time in 150."""
+"""Rollouts to a lesson, times which there may be none by chance: one time in 150."""
 
-
-class Visit(NamedTuple):
-    """A prompt to sample now, the temperature to sample it at, and its visits in a row without a right answer."""
-
-    prompt_id: str
-    temperature: float
-    misses: int
-
-
-class Outcome(NamedTuple):
-    """What came of a visit: `classify`, `teaches` and `narrow` (trainer/signal/kinds.py) of its group.
-
-    spreads: whether it is trained on to spread, now or after more misses. missed: it held no right answer.
-    """
-
-    kind: Kind
-    teaches: bool
-    spreads: bool
-    narrow: bool
-    missed: bool
+NEVER = -1
 
 
 @dataclass(frozen=True)
 class Curriculum:
     """What is known of every prompt after some steps: unsolved prompts come first, solved ones are replayed.
 
-    Within either kind the least recently visited come first; ties are broken by `seed` and step. A prompt
-    never visited is unsolved, and so is one that a replay finds no longer solved.
+    Within either kind those come first whose last rollout is longest ago; ties are broken by the run's seed and the
+    step. A prompt without a rollout is unsolved, and so is one that a replay finds no longer solved.
 
-    prompt_ids: the whole data set.
-    replay_share: share of a step's prompts that are replayed while others are unsolved, between 0 and 1.
-        Above 0 at least one solved prompt is replayed, but one place is always left to an unsolved one.
-    step: steps recorded so far.
-    visited: prompt id -> step of its last visit, for the prompts ever visited.
-    solved: ids of the prompts whose last group was solved.
-    misses: prompt id -> visits in a row without a right answer.
-    rescue_visits: visits without a lesson from rewards that a rescue has, until it counts as tried.
-    tries: prompt id -> such visits since any group of the run last taught; without a rescue (a hotter temperature
-        next time, or a group to spread) one visit counts as all.
-    visits: of all prompts together. lessons: those that taught. visits_to_last_lesson: those up to the last lesson.
+    step: steps done.
+    last: [prompts] step before the prompt's last rollout, or `NEVER`.
+    solved: [prompts] its last group was solved.
+    misses: [prompts] its rollouts in a row without a right answer.
+    rungs: [prompts] of the temperature ladder, for its next rollout.
+    tries: [prompts] rollouts without a lesson from rewards since any group of the run last taught; without a rescue
+        (a hotter temperature next time, or a group to spread) one rollout counts as all.
+    rollouts: of all prompts together. lessons: those that taught. rollouts_to_last_lesson: those up to the last.
     """
 
-    prompt_ids: tuple[str, ...]
-    seed: int
-    ladder: Ladder
-    replay_share: float = 0.25
-    step: int = 0
-    visited: Mapping[str, int] = field(default_factory=dict)
-    solved: frozenset[str] = frozenset()
-    misses: Mapping[str, int] = field(default_factory=dict)
-    rescue_visits: int = 1
-    tries: Mapping[str, int] = field(default_factory=dict)
-    visits: int = 0
+    step: int
+    last: NDArray[np.int32]
+    solved: NDArray[np.bool_]
+    misses: NDArray[np.int32]
+    rungs: NDArray[np.int16]
+    tries: NDArray[np.int32]
+    rollouts: int = 0
     lessons: int = 0
-    visits_to_last_lesson: int = 0
+    rollouts_to_last_lesson: int = 0
+
+    @classmethod
+    def start(cls, prompts: int) -> "Curriculum":
+        """Before the first step, of so many prompts."""
+        return cls(
+            step=0,
+            last=np.full(prompts, NEVER, np.int32),
+            solved=np.zeros(prompts, np.bool_),
+            misses=np.zeros(prompts, np.int32),
+            rungs=np.zeros(prompts, np.int16),
+            tries=np.zeros(prompts, np.int32),
+        )
 
     @property
-    def exhausted(self) -> bool:
-        """Whether there are unsolved prompts and nothing is left to try for any of them.
+    def prompts_solved(self) -> int:
+        """Prompts whose last group was solved."""
+        return int(self.solved.sum())
+
+    def exhausted(self, config: Config) -> bool:
+        """Whether there are unsolved prompts and nothing is left to try for any of them: all had
+        `signal.rescue_visits` tries.
 
         Of a large data set, for so many of them that it is no accident: `MANY_PROMPTS`, and `MANY_GAPS` times as many
-        as there were visits to a lesson.
+        as there were rollouts to a lesson.
         """
-        unsolved = [prompt_id for prompt_id in self.prompt_ids if prompt_id not in self.solved]
-        tried = sum(self.tries.get(prompt_id, 0) >= self.rescue_visits for prompt_id in unsolved)
-        gap = self.visits_to_last_lesson / self.lessons if self.lessons else 0.0
-        return bool(unsolved) and tried >= min(len(unsolved), max(MANY_PROMPTS, MANY_GAPS * gap))
+        unsolved = len(self.solved) - self.prompts_solved
+        tried = int(((self.tries >= config.signal.rescue_visits) & ~self.solved).sum())
+        gap = self.rollouts_to_last_lesson / self.lessons if self.lessons else 0.0
+        return unsolved > 0 and tried >= min(unsolved, max(MANY_PROMPTS, MANY_GAPS * gap))
 
-    def take(self, n: int) -> tuple[Visit, ...]:
-        """`n` different prompts: unsolved ones first, then solved ones; where one kind runs short the other
-        fills in."""
-        if not 1 <= n <= len(self.prompt_ids):
-            raise ValueError(f"Cannot take {n} different prompts from a data set of {len(self.prompt_ids)}.")
-        waiting = self._longest_waiting_first()
-        unsolved = [prompt_id for prompt_id in waiting if prompt_id not in self.solved]
-        solved = [prompt_id for prompt_id in waiting if prompt_id in self.solved]
+    def take(self, config: Config, n: int) -> tuple[Rollout, ...]:
+        """`n` different prompts: unsolved ones first, then solved ones (`signal.replay` of the step while others are
+        unsolved, but one place is always left to an unsolved one); where one kind runs short the other fills in."""
+        prompts = len(self.solved)
+        if not 1 <= n <= prompts:
+            raise ValueError(f"Cannot take {n} different prompts from a data set of {prompts}.")
+        share, solved = config.signal.replay, self.prompts_solved
+        replayed = min(max(1, round(share * n)) if share > 0 else 0, n - 1, solved)
+        fresh = min(n - replayed, prompts - solved)
 
-        replayed = max(1, round(self.replay_share * n)) if self.replay_share > 0 else 0
-        replayed = min(replayed, n - 1, len(solved))
-        fresh = unsolved[: n - replayed]
-        chosen = fresh + solved[: n - len(fresh)]
-        return tuple(Visit(p, self.ladder.temperature(p), self.misses.get(p, 0)) for p in chosen)
+        order = np.random.default_rng([config.seed, self.step]).permutation(prompts)
+        is_solved = self.solved[order]
+        chosen = [
+            *self._longest_waiting(order[~is_solved], fresh),
+            *self._longest_waiting(order[is_solved], n - fresh),
+        ]
+        rungs, steps = ladder(config), self.rungs[chosen].tolist()
+        misses = self.misses[chosen].tolist()
+        return tuple(
+            Rollout(prompt, rungs.temperature(rung), missed)
+            for prompt, rung, missed in zip(chosen, steps, misses, strict=True)
+        )
 
-    def record(self, outcomes: Mapping[str, Outcome]) -> "Curriculum":
-        """The curriculum after a step that visited the prompts in `outcomes`."""
-        ladder = self.ladder
-        visits, taught = self.visits + len(outcomes), sum(outcome.teaches for outcome in outcomes.values())
-        tries = {} if taught else dict(self.tries)
-        for prompt_id, outcome in outcomes.items():
-            ladder = ladder.after(prompt_id, outcome.kind, outcome.teaches, outcome.narrow)
-            rescued = outcome.spreads or ladder.temperature(prompt_id) > ladder.base_temperature
-            if not outcome.teaches:
-                tries[prompt_id] = tries.get(prompt_id, 0) + (1 if rescued else self.rescue_visits)
-        solved = {prompt_id for prompt_id, outcome in outcomes.items() if outcome.kind == "solved"}
+    def after(self, config: Config, treated: Sequence[Treated]) -> "Curriculum":
+        """The curriculum after a step with these groups, of different prompts."""
+        rungs, base = ladder(config), config.sampling.temperature
+        numbers = [one.rollout.prompt for one in treated]
+        before = self.rungs[numbers].tolist()
+        taught = sum(one.teaches for one in treated)
+        climbed = [
+            rungs.after(rung, one.kind, one.teaches, one.narrow) for rung, one in zip(before, treated, strict=True)
+        ]
+        rescued = [
+            one.can_spread or rungs.temperature(rung) > base for rung, one in zip(climbed, treated, strict=True)
+        ]
+        tried = [
+            0 if one.teaches else 1 if again else config.signal.rescue_visits
+            for one, again in zip(treated, rescued, strict=True)
+        ]
+        tries = np.zeros_like(self.tries) if taught else self.tries.copy()
+        tries[numbers] += np.array(tried, np.int32)
+        missed = np.array([one.missed for one in treated])
+        rollouts = self.rollouts + len(treated)
         return replace(
             self,
-            ladder=ladder,
             step=self.step + 1,
-            visited={**self.visited, **dict.fromkeys(outcomes, self.step)},
-            solved=(self.solved - outcomes.keys()) | solved,
-            misses={**self.misses, **{p: self.misses.get(p, 0) + 1 if o.missed else 0 for p, o in outcomes.items()}},
+            last=changed(self.last, numbers, self.step),
+            solved=changed(self.solved, numbers, [one.kind == "solved" for one in treated]),
+            misses=changed(self.misses, numbers, np.where(missed, self.misses[numbers] + 1, 0)),
+            rungs=changed(self.rungs, numbers, climbed),
             tries=tries,
-            visits=visits,
+            rollouts=rollouts,
             lessons=self.lessons + taught,
-            visits_to_last_lesson=visits if taught else self.visits_to_last_lesson,
+            rollouts_to_last_lesson=rollouts if taught else self.rollouts_to_last_lesson,
         )
 
-    def _longest_waiting_first(self) -> list[str]:
-        shuffled = np.random.default_rng([self.seed, self.step]).permutation(len(self.prompt_ids))
-        return sorted(
-            (self.prompt_ids[index] for index in shuffled),
-            key=lambda prompt_id: self.visited.get(prompt_id, -1),
-        )
+    def _longest_waiting(self, numbers: NDArray[np.int64], n: int) -> list[int]:
+        """The first `n` of the prompts, sorted (stably) by their last rollout, without sorting all of them."""
+        last = self.last[numbers]
+        if 0 < n < len(numbers):
+            nth = np.partition(last, n - 1)[n - 1]
+            earlier = np.flatnonzero(last < nth)
+            ties = np.flatnonzero(last == nth)[: n - len(earlier)]
+            numbers = numbers[np.sort(np.concatenate([earlier, ties]))]
+        first: list[int] = numbers[np.argsort(self.last[numbers], kind="stable")][:n].tolist()
+        return first

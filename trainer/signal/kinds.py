@@ -1,7 +1,10 @@
-"""Signal: what a scored group can teach, and the temperature ladder that rescues collapsed prompts."""
+"""Kinds: what a scored group can teach."""
 
 from collections import Counter
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from configs.schema import WithoutBest
 from rewards.prompts import SAME_REWARD, Verdict
@@ -22,7 +25,7 @@ NEW_SHARE = 0.05
 """Of the samples that must be answers seen once, for the same temperature to bring new ones."""
 
 MANY_MISSES = 3
-"""Visits in a row without a right answer, from which on chance is no longer waited for."""
+"""Rollouts in a row without a right answer, from which on chance is no longer waited for."""
 
 
 def classify(scored: ScoredGroup, best_reward: float) -> Kind:
@@ -52,21 +55,25 @@ def teaches(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBe
     return holds_best(scored, best_reward) or (mode == "train" and not rescue)
 
 
-def spreads(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest, misses: int) -> bool:
-    """Whether the group is trained on to spread the policy over more and closer answers (`advantages.spread`): none
-    is right, there are at least two, and one crowds out the others, or too many completions are no answer, or it has
-    been so too often. Otherwise the next samples may hold a right one as things are; and a group that is led nowhere
-    in particular must not drown the lessons of those with a right answer.
-
-    misses: visits in a row, before this one, in which the prompt had no right answer.
-    """
+def can_spread(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest) -> bool:
+    """Whether the group may be trained on to spread the policy over more and closer answers (`spread.py`), now or
+    after more misses: none is right, and there are at least two."""
     if mode != "spread" or kind == "collapsed" or holds_best(scored, best_reward):
         return False
-    samples = _samples_of_answer(scored)
-    n = scored.group.num_generations
-    crowded = max(samples.values(), default=0) >= CROWDED_SHARE * n
+    return len(_samples_of_answer(scored)) > 1
+
+
+def needs_spread(scored: ScoredGroup, misses: int) -> bool:
+    """Whether a group that can spread does: one answer crowds out the others, or too many completions are no answer,
+    or no right one has come too often. Otherwise the next samples may hold a right one as things are; and a group
+    that is led nowhere in particular must not drown the lessons of those with a right answer.
+
+    misses: rollouts in a row, before this one, in which the prompt had no right answer.
+    """
+    samples, n = _samples_of_answer(scored), scored.group.num_generations
+    crowded = max(samples.values()) >= CROWDED_SHARE * n
     scattered = n - samples.total() >= NO_ANSWER_SHARE * n
-    return len(samples) > 1 and (crowded or scattered or misses >= MANY_MISSES)
+    return crowded or scattered or misses >= MANY_MISSES
 
 
 def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:
@@ -76,25 +83,36 @@ def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:
     The chance that a further sample is an answer not seen yet is about the share of the answers seen once (Good 1953,
     Biometrika 40, after Turing).
     """
-    if kind in ("solved", "collapsed") or holds_best(scored, best_reward):
-        return kind == "collapsed"
+    if kind == "collapsed":
+        return True
+    if holds_best(scored, best_reward):
+        return False
     samples = _samples_of_answer(scored)
     once = sum(count == 1 for count in samples.values())
     return bool(samples) and once < NEW_SHARE * scored.group.num_generations
 
 
 def answers(scored: ScoredGroup) -> tuple[str | None, ...]:
-    """What each completion answers: its letters and digits, so that "No" and "no." are one answer; None where it
-    is no answer."""
+    """What each completion answers, `normalized`; None where it is no answer."""
     return tuple(
-        "".join(filter(str.isalnum, completion.text.casefold())) if verdict.outcome in ("correct", "wrong") else None
+        normalized(completion.text) if verdict.outcome in ("correct", "wrong") else None
         for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True)
     )
+
+
+def normalized(text: str) -> str:
+    """Letters and digits only, so that "No" and "no." are one answer."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def holds_best(scored: ScoredGroup, best_reward: float) -> bool:
     """Whether a right answer is among the completions."""
     return any(is_right(verdict, best_reward) for verdict in scored.verdicts)
+
+
+def right(scored: ScoredGroup, best_reward: float) -> NDArray[np.bool_]:
+    """[completions] which are right answers."""
+    return np.array([is_right(verdict, best_reward) for verdict in scored.verdicts], dtype=np.bool_)
 
 
 def is_right(verdict: Verdict, best_reward: float) -> bool:

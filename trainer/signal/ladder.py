@@ -1,19 +1,19 @@
-"""The temperature ladder that rescues prompts whose completions no longer bring anything new."""
+"""The temperature ladder: rescues prompts whose completions bring nothing new any more."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
+from configs.schema import Config
 from trainer.signal.kinds import Kind
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """The sampling temperature of every prompt: `base_temperature`, or some rungs above it.
+    """The sampling temperatures that a prompt can have: `base_temperature` (rung 0), and rungs above it.
 
-    A rung multiplies by `factor`, and the top rung is exactly `max_temperature`. After a visit:
+    A rung multiplies by `factor`, and the top rung is exactly `max_temperature`. After a rollout:
 
-    | group                                   | next visit                                      |
+    | group                                   | next rollout                                    |
     |-----------------------------------------|-------------------------------------------------|
     | teaches                                 | one rung down; base stays                       |
     | narrow (collapsed, or few wrong answers)| one rung up; the top rung stays                 |
@@ -22,14 +22,11 @@ class Ladder:
 
     So a rescue that brings a lesson is followed by another at the next lower rung, not by a fall back into the
     collapse; and one that brings none sweeps the rungs, because too hot finds nothing but noise.
-
-    rungs: prompt id -> rung, for the prompts above base only.
     """
 
     base_temperature: float
     factor: float
     max_temperature: float
-    rungs: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.factor <= 1 or not 0 < self.base_temperature <= self.max_temperature:
@@ -44,20 +41,20 @@ class Ladder:
         climb = math.log(self.max_temperature / self.base_temperature)
         return math.ceil(climb / math.log(self.factor) - 1e-9)
 
-    def temperature(self, prompt_id: str) -> float:
-        """What the prompt is sampled at on its next visit."""
-        return min(self.base_temperature * self.factor ** self.rungs.get(prompt_id, 0), self.max_temperature)
+    def temperature(self, rung: int) -> float:
+        """What a prompt on that rung is sampled at."""
+        return min(self.base_temperature * self.factor**rung, self.max_temperature)
 
-    def after(self, prompt_id: str, kind: Kind, teaches: bool, narrow: bool) -> "Ladder":
-        """The ladder after a visit to the prompt, by the table above."""
-        rung = self.rungs.get(prompt_id, 0)
+    def after(self, rung: int, kind: Kind, teaches: bool, narrow: bool) -> int:
+        """The rung after a rollout, by the table above."""
         if teaches:
-            rung = max(rung - 1, 0)
-        elif narrow:
-            rung = min(rung + 1, self.top)
-        elif kind == "learning" and 0 < rung < self.top:
-            rung += 1
-        else:
-            rung = 0
-        rungs = {key: value for key, value in self.rungs.items() if key != prompt_id}
-        return replace(self, rungs=rungs | {prompt_id: rung} if rung else rungs)
+            return max(rung - 1, 0)
+        if narrow:
+            return min(rung + 1, self.top)
+        return rung + 1 if kind == "learning" and 0 < rung < self.top else 0
+
+
+def ladder(config: Config) -> Ladder:
+    """As configured; without rescues it has no rung above base."""
+    base, signal = config.sampling.temperature, config.signal
+    return Ladder(base, signal.rescue_factor, signal.rescue_max_temperature if signal.rescue else base)

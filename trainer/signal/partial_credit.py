@@ -1,14 +1,13 @@
-"""Levelling: where a right answer was sampled, the others are wrong alike."""
-
-from dataclasses import replace
+"""Partial credit is of use as long as no right answer is known, and misleads beside one."""
 
 import numpy as np
 
+from rewards.prompts import Verdict
 from trainer.scored import ScoredGroup
-from trainer.signal.kinds import is_right
+from trainer.signal.kinds import right
 
 
-def levelled(scored: ScoredGroup, best_reward: float) -> ScoredGroup:
+def without_partial_credit(scored: ScoredGroup, best_reward: float) -> ScoredGroup:
     """The group with one reward, their mean over samples, for all completions that are not right; as it is where
     none is right.
 
@@ -16,12 +15,13 @@ def levelled(scored: ScoredGroup, best_reward: float) -> ScoredGroup:
     near miss with half of the samples gains many times what a single right sample gains, and the prompt comes to rest
     on the near miss. The group's mean stays, and so do differences between right answers.
     """
-    right = np.array([is_right(verdict, best_reward) for verdict in scored.verdicts])
-    if right.all() or not right.any():
+    best = right(scored, best_reward)
+    if best.all() or not best.any():
         return scored
-    mean = float(np.average(scored.rewards[~right], weights=scored.group.counts[~right]))
+    mean = float(np.average(scored.rewards[~best], weights=scored.group.counts[~best]))
+    alike = {verdict.outcome: Verdict(mean, verdict.outcome) for verdict in scored.verdicts}
     verdicts = (
-        verdict if best else replace(verdict, reward=mean)
-        for verdict, best in zip(scored.verdicts, right, strict=True)
+        verdict if is_best else alike[verdict.outcome]
+        for verdict, is_best in zip(scored.verdicts, best.tolist(), strict=True)
     )
-    return replace(scored, verdicts=tuple(verdicts))
+    return ScoredGroup(scored.group, tuple(verdicts))

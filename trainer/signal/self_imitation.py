@@ -1,15 +1,16 @@
-"""Recall: a right answer that was sampled once, and comes no longer, is shown to the policy again.
+"""Self-imitation: a right answer that was sampled once, and comes no longer, is shown to the policy again.
 
 Self-imitation learning (arXiv 1806.05635), for prompts that would not be learned otherwise: training on other prompts
 can push an answer out of reach that the policy once gave.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from generation.groups import Completion
+from generation.groups import Completion, FinishReason, Group
 from rewards.prompts import Verdict
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import is_right
@@ -17,31 +18,59 @@ from trainer.signal.kinds import is_right
 SHOWN_SHARE = 0.1
 """Samples that are added to a group, of those that it has."""
 
+PROMPTS = 10_000
+"""Prompts whose right answer is remembered; of more, those that were right most recently."""
+
 
 @dataclass(frozen=True)
-class Recall:
-    """answers: prompt id -> the most frequent right completion of its latest group with one, and its verdict."""
+class RightAnswer:
+    """token_ids: [length]. verdict: what it earned."""
 
-    answers: Mapping[str, tuple[Completion, Verdict]] = field(default_factory=dict)
+    token_ids: NDArray[np.int32]
+    text: str
+    finish_reason: FinishReason
+    verdict: Verdict
 
-    def after(self, scored: Sequence[ScoredGroup], best_reward: float) -> "Recall":
-        """What is known after a step."""
-        found = {}
-        for group in scored:
-            judged = zip(group.group.completions, group.verdicts, strict=True)
-            right = [(completion, verdict) for completion, verdict in judged if is_right(verdict, best_reward)]
-            if right:
-                found[group.group.prompt.id] = max(right, key=lambda answer: answer[0].count)
-        return replace(self, answers={**self.answers, **found})
 
-    def shown(self, scored: ScoredGroup) -> ScoredGroup:
+@dataclass(frozen=True)
+class SelfImitation:
+    """answers: prompt's number -> the most frequent right completion of its latest group with one; the prompts that
+    were right longest ago first."""
+
+    answers: Mapping[int, RightAnswer] = field(default_factory=dict)
+
+    def after(self, numbers: Sequence[int], scored: Sequence[ScoredGroup], best_reward: float) -> "SelfImitation":
+        """What is known after a step. numbers: of the groups' prompts."""
+        found = {
+            number: answer
+            for number, group in zip(numbers, scored, strict=True)
+            if (answer := _most_frequent_right(group, best_reward)) is not None
+        }
+        kept = [number for number in self.answers if number not in found]
+        kept = kept[max(0, len(kept) + len(found) - PROMPTS) :]
+        return SelfImitation({**{number: self.answers[number] for number in kept}, **found})
+
+    def shown(self, number: int, scored: ScoredGroup) -> ScoredGroup:
         """The group with the answer that is known to its prompt among its completions. The policy did not sample it
         now, so its log-probabilities are NaN: the trainer takes its own."""
-        completion, verdict = self.answers[scored.group.prompt.id]
-        known = replace(
-            completion,
-            logprobs=np.full_like(completion.logprobs, np.nan),
+        answer = self.answers[number]
+        known = Completion(
+            answer.token_ids,
+            answer.text,
+            np.full(len(answer.token_ids), np.nan, np.float32),
+            answer.finish_reason,
             count=max(1, round(SHOWN_SHARE * scored.group.num_generations)),
         )
-        group = replace(scored.group, completions=(*scored.group.completions, known))
-        return ScoredGroup(group, (*scored.verdicts, verdict))
+        group = scored.group
+        return ScoredGroup(
+            Group(group.prompt, (*group.completions, known), group.temperature, group.policy_version),
+            (*scored.verdicts, answer.verdict),
+        )
+
+
+def _most_frequent_right(scored: ScoredGroup, best_reward: float) -> RightAnswer | None:
+    """Completions come most frequent first."""
+    for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True):
+        if is_right(verdict, best_reward):
+            return RightAnswer(completion.token_ids, completion.text, completion.finish_reason, verdict)
+    return None

@@ -2,74 +2,103 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from configs.schema import Config, without_best
+from configs.schema import without_best
+from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.signal.advantages import Lesson, assign
-from trainer.signal.curriculum import Outcome, Visit
-from trainer.signal.kinds import MANY_MISSES, Kind, classify, holds_best, narrow, spreads, teaches
-from trainer.signal.partial_credit import levelled
-from trainer.signal.self_imitation import Recall
+from trainer.signal.kinds import (
+    MANY_MISSES,
+    Kind,
+    can_spread,
+    classify,
+    holds_best,
+    narrow,
+    needs_spread,
+    teaches,
+)
+from trainer.signal.partial_credit import without_partial_credit
+from trainer.signal.rollout import Rollout
+from trainer.signal.self_imitation import SelfImitation
+
+Treatment = Literal["reward", "replay", "spread", "skip"]
+"""Trained on by its rewards; by its rewards, beside an earlier right answer; to spread; not at all."""
 
 
 @dataclass(frozen=True)
-class Treatment:
-    """What becomes of a scored group.
+class Treated:
+    """A scored group and what becomes of it.
 
-    recalled: a right answer of an earlier step is shown to it (`trainer.signal.self_imitation`).
-    spread: it is trained on, and not by its rewards (`advantages.spread`).
-    lesson: None where it is not trained on. outcome: what the curriculum learns of it.
+    rollout: that it came of. scored: as sampled. lesson: what it is trained on, None where the treatment is `skip`.
+    can_spread: it is trained on to spread, now or after more misses. narrow: the same samples would come again.
+    missed: it holds no right answer.
     """
 
+    rollout: Rollout
     scored: ScoredGroup
     kind: Kind
-    recalled: bool
-    spread: bool
+    treatment: Treatment
     lesson: Lesson | None
-    outcome: Outcome
+    can_spread: bool
+    narrow: bool
+    missed: bool
+
+    @property
+    def teaches(self) -> bool:
+        """Whether it is trained on by rewards."""
+        return self.treatment in ("reward", "replay")
 
 
 def treat(
-    config: Config, scored: Sequence[ScoredGroup], visits: Sequence[Visit], recall: Recall, best_reward: float
-) -> tuple[Treatment, ...]:
-    """The treatment of each of a step's groups. Pass all of them, see `advantages.assign`."""
-    mode, base = without_best(config), config.sampling.temperature
-    kinds = [classify(group, best_reward) for group in scored]
-    recalling = [
-        is_stuck(config, visit) and visit.prompt_id in recall.answers and not holds_best(group, best_reward)
-        for group, visit in zip(scored, visits, strict=True)
-    ]
-    spreading = [
-        not recalled and spreads(group, kind, best_reward, mode, visit.misses)
-        for group, kind, visit, recalled in zip(scored, kinds, visits, recalling, strict=True)
-    ]
-    shown = [recall.shown(group) if recalled else group for group, recalled in zip(scored, recalling, strict=True)]
-    if mode != "train":
-        shown = [levelled(group, best_reward) for group in shown]
-    lessons = assign(shown, config.training, spreading)
-
-    def treatment(group: ScoredGroup, kind: Kind, recalled: bool, spread: bool, lesson: Lesson) -> Treatment:
-        useful = bool(lesson.advantages[lesson.in_loss].any())
-        taught = useful and (recalled or teaches(group, kind, best_reward, mode, base))
-        spread = useful and spread
-        return Treatment(
-            scored=group,
-            kind=kind,
-            recalled=recalled,
-            spread=spread,
-            lesson=lesson if taught or spread else None,
-            outcome=Outcome(
-                kind=kind,
-                teaches=taught,
-                spreads=spreads(group, kind, best_reward, mode, MANY_MISSES),
-                narrow=narrow(group, kind, best_reward),
-                missed=not holds_best(group, best_reward),
-            ),
-        )
-
-    return tuple(map(treatment, scored, kinds, recalling, spreading, lessons))
+    run: Run, rollouts: Sequence[Rollout], scored: Sequence[ScoredGroup], memory: SelfImitation
+) -> tuple[Treated, ...]:
+    """What becomes of each of a step's groups. Pass all of them, see `advantages.assign`."""
+    judged = [_judged(run, rollout, group, memory) for rollout, group in zip(rollouts, scored, strict=True)]
+    shown = [_shown(run, one, memory) for one in judged]
+    lessons = assign(shown, run.config.training, [one.treatment == "spread" for one in judged])
+    return tuple(_with_lesson(one, lesson) for one, lesson in zip(judged, lessons, strict=True))
 
 
-def is_stuck(config: Config, visit: Visit) -> bool:
+def is_stuck(run: Run, rollout: Rollout) -> bool:
     """Whether a right answer to the prompt is no longer left to chance."""
-    return config.signal.rescue and without_best(config) != "train" and visit.misses >= MANY_MISSES
+    rescued = run.config.signal.rescue and without_best(run.config) != "train"
+    return rescued and rollout.misses >= MANY_MISSES
+
+
+def _judged(run: Run, rollout: Rollout, group: ScoredGroup, memory: SelfImitation) -> Treated:
+    """What is meant to become of the group."""
+    best, mode = run.best_reward, without_best(run.config)
+    kind, missed = classify(group, best), not holds_best(group, best)
+    spreads = can_spread(group, kind, best, mode)
+    treatment: Treatment = "skip"
+    if missed and rollout.prompt in memory.answers and is_stuck(run, rollout):
+        treatment = "replay"
+    elif spreads and needs_spread(group, rollout.misses):
+        treatment = "spread"
+    elif teaches(group, kind, best, mode, run.config.sampling.temperature):
+        treatment = "reward"
+    return Treated(rollout, group, kind, treatment, None, spreads, narrow(group, kind, best), missed)
+
+
+def _shown(run: Run, judged: Treated, memory: SelfImitation) -> ScoredGroup:
+    """The group as it is trained on."""
+    group = judged.scored
+    if judged.treatment == "replay":
+        group = memory.shown(judged.rollout.prompt, group)
+    return group if without_best(run.config) == "train" else without_partial_credit(group, run.best_reward)
+
+
+def _with_lesson(judged: Treated, lesson: Lesson) -> Treated:
+    """What becomes of the group: a lesson whose advantages are all 0 is none."""
+    useful = judged.treatment != "skip" and bool(lesson.advantages[lesson.in_loss].any())
+    return Treated(
+        judged.rollout,
+        judged.scored,
+        judged.kind,
+        judged.treatment if useful else "skip",
+        lesson if useful else None,
+        judged.can_spread,
+        judged.narrow,
+        judged.missed,
+    )

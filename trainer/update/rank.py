@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.schema import TrainingSettings
 from trainer.update.forest import Forest
+from trainer.update.report import SUMMED, RankReport
 
 
 class UpdateError(RuntimeError):
@@ -38,24 +39,6 @@ class RankSpec:
     master_port: int
     timeout: float
     seed: int
-
-
-@dataclass(frozen=True)
-class RankReport:
-    """A rank's part of an update; `loss`, `kl`, `clip_fraction` and `logprob_gap` add up over ranks.
-
-    kl, clip_fraction, logprob_gap: see `Objective`.
-    grad_norm: of the whole batch's gradient, before clipping, the same on every rank.
-    learning_rate: that the update was made with.
-    With several iterations all are their means.
-    """
-
-    loss: float
-    kl: float
-    clip_fraction: float
-    logprob_gap: float
-    grad_norm: float
-    learning_rate: float
 
 
 def deepspeed_config(training: TrainingSettings, dtype: str) -> dict[str, Any]:
@@ -168,7 +151,7 @@ class Rank:
         training = self._spec.training
         sizes = Sizes(num_samples, num_tokens, self._spec.max_completion_length)
         learning_rate = self._engine.get_lr()[0]
-        sums = {"loss": 0.0, "kl": 0.0, "clip_fraction": 0.0, "logprob_gap": 0.0}
+        sums = dict.fromkeys(SUMMED, 0.0)
         for index, forest in enumerate(forests):
             inputs = policy_inputs(forest, self._device)
             edges, mask, sampled, counts, advantages = (

@@ -1,0 +1,114 @@
+"""How a run ends: why before its next step, and what came of it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from trainer.diagnosis.alarm import Alarm
+from trainer.diagnosis.causes import SILENT_STEPS
+from trainer.diagnosis.sentences import Diagnosis
+from trainer.evaluation import Evaluation, reaches
+from trainer.run import Run
+from trainer.state import RunState
+
+
+class Stop(Enum):
+    """Why there is no further step; `text` says it."""
+
+    TARGET = "The target, a mean reward of {run.target_reward:g}, is reached."
+    CANNOT_LEARN = "The run cannot learn (signal.stop_without_signal)."
+    MAX_STEPS = "All {run.max_steps} steps (run.max_steps) are done."
+    MAX_SECONDS = "The limit of {run.max_seconds:g} seconds (run.max_seconds) is reached."
+    INTERRUPTED = "Interrupted."
+
+    def text(self, run: Run) -> str:
+        """One sentence."""
+        return self.value.format(run=run.config.run)
+
+
+class Target(Enum):
+    """What became of `run.target_reward`; the values are those of `reached` in summary.json."""
+
+    NONE = None
+    REACHED = True
+    MISSED = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    stopped: `stop` as a sentence. verdict: what came of it, one sentence.
+    diagnosis: why it could not learn, whether or not that stopped it; its verdict is `verdict` then.
+    alarms: of each name the first.
+    """
+
+    target: Target
+    stop: Stop
+    stopped: str
+    verdict: str
+    diagnosis: Diagnosis | None
+    steps: int
+    seconds: float
+    policy_version: int
+    before: Evaluation
+    after: Evaluation
+    alarms: tuple[Alarm, ...]
+
+
+def why_stop(run: Run, state: RunState) -> Stop | None:
+    """Why the run ends before the next step, or None."""
+    limits = run.config.run
+    target = limits.target_reward
+    gives_up = state.diagnosis is not None and run.config.signal.stop_without_signal
+    fresh = state.latest.policy_version == state.policy_version
+    reached = target is not None and fresh and reaches(state.latest, target)
+    if reached and not (gives_up and state.policy_version == 0):
+        return Stop.TARGET
+    if gives_up:
+        return Stop.CANNOT_LEARN
+    if limits.max_steps is not None and state.step >= limits.max_steps:
+        return Stop.MAX_STEPS
+    if limits.max_seconds is not None and state.seconds >= limits.max_seconds:
+        return Stop.MAX_SECONDS
+    return None
+
+
+def result(run: Run, state: RunState, stop: Stop) -> Result:
+    """What came of the run. state: with an evaluation of the last policy, unless it was interrupted."""
+    diagnosis, target = state.diagnosis, _target(run, state, stop)
+    if target is Target.REACHED and state.policy_version > 0:
+        diagnosis = None
+    stopped = stop.text(run)
+    return Result(
+        target=target,
+        stop=stop,
+        stopped=stopped,
+        verdict=diagnosis.verdict if diagnosis else _verdict(stopped, state),
+        diagnosis=diagnosis,
+        steps=state.step,
+        seconds=state.seconds,
+        policy_version=state.policy_version,
+        before=state.before,
+        after=state.latest,
+        alarms=state.alarms,
+    )
+
+
+def never_learned(state: RunState) -> bool:
+    """Whether there was something to learn, steps enough to learn it, and no group ever did."""
+    past = state.history
+    return state.policy_version == 0 and SILENT_STEPS <= past.steps == past.silent_steps and len(past.unsolved) > 0
+
+
+def _target(run: Run, state: RunState, stop: Stop) -> Target:
+    target = run.config.run.target_reward
+    if target is None:
+        return Target.NONE
+    reached = stop is not Stop.CANNOT_LEARN and reaches(state.latest, target)
+    return Target.REACHED if reached else Target.MISSED
+
+
+def _verdict(stopped: str, state: RunState) -> str:
+    """What came of a run that nothing was wrong with, one sentence."""
+    rewards = f"from {state.before.reward_sampled:.3f} to {state.latest.reward_sampled:.3f}"
+    return f"{stopped.removesuffix('.')}: the mean reward went {rewards} in {state.step} steps."

@@ -1,0 +1,51 @@
+"""What happened in a step, once it is over: all bookkeeping follows from it."""
+
+from dataclasses import dataclass
+
+from trainer.signal.advantages import Lesson
+from trainer.signal.treatment import Treated
+from trainer.update.report import RankReport
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the run, at the step's start and when its groups were sampled, scored, the update made, and the new
+    weights had reached the engines."""
+
+    start: float
+    sampled: float
+    scored: float
+    updated: float
+    synced: float
+
+
+EXAMPLE_TIMES = Times(start=10.0, sampled=14.0, scored=14.1, updated=20.1, synced=20.6)
+
+
+@dataclass(frozen=True)
+class Happened:
+    """step: its number, from 1. treated: its groups. rewards: [groups] mean rewards as scored, before any punishment
+    of overlong completions.
+
+    drifts: [groups] log-probability drift (`trainer.diagnosis.drift`), None where there is nothing to compare with.
+    tree_tokens, dense_tokens: of the batch; 0 without an update. report: None without an update.
+    """
+
+    step: int
+    treated: tuple[Treated, ...]
+    rewards: tuple[float, ...]
+    drifts: tuple[float | None, ...]
+    tree_tokens: int
+    dense_tokens: int
+    report: RankReport | None
+    times: Times
+
+    @property
+    def lessons(self) -> list[Lesson]:
+        """What the update was made from."""
+        return [one.lesson for one in self.treated if one.lesson is not None]
+
+    @property
+    def numbers(self) -> list[int]:
+        """[groups] of their prompts."""
+        return [one.rollout.prompt for one in self.treated]

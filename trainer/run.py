@@ -1,0 +1,31 @@
+"""What stays the same from a run's first step to its last."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from configs.schema import Config
+from rewards.prompts import Prompt
+
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """prompts: the data set; a prompt's number is its place there. best_reward: the task's. dtype: of the weights."""
+
+    config: Config
+    prompts: tuple[Prompt, ...]
+    best_reward: float
+    dtype: DType
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """Prompt id -> number."""
+        return {prompt.id: number for number, prompt in enumerate(self.prompts)}
+
+    @property
+    def evaluated(self) -> tuple[Prompt, ...]:
+        """The prompts that the target is measured on."""
+        return self.prompts[: self.config.run.evaluation_prompts]

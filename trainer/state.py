@@ -1,0 +1,160 @@
+"""The state of a run: all that it knows between two steps, and what a checkpoint holds of the controller."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.columns import Columns
+from trainer.diagnosis.alarm import Alarm
+from trainer.diagnosis.drift import Drift
+from trainer.diagnosis.history import History, Step, of_group
+from trainer.diagnosis.sentences import Diagnosis
+from trainer.diagnosis.trial import Exhibit, Trial, exhibits
+from trainer.evaluation import Evaluation
+from trainer.happened import Happened
+from trainer.jsonable import NotThisRecord, from_json, to_json
+from trainer.run import Run
+from trainer.signal.curriculum import Curriculum
+from trainer.signal.self_imitation import SelfImitation
+
+SCHEMA = 1
+"""Of the JSON; raise it when a field of any record in the state changes."""
+
+
+@dataclass(frozen=True)
+class Rewards(Columns):
+    """[prompts] mean reward of every prompt's first and latest group at `sampling.temperature`, evaluations included.
+
+    known: whether there was one.
+    """
+
+    known: NDArray[np.bool_]
+    first: NDArray[np.float64]
+    latest: NDArray[np.float64]
+
+    def after(self, numbers: list[int], means: list[float]) -> "Rewards":
+        """With these prompts' latest."""
+        new = ~self.known[numbers]
+        first = np.where(new, means, self.first[numbers])
+        return self.with_rows(numbers, known=True, first=first, latest=means)
+
+    def evaluated(self, evaluation: Evaluation) -> "Rewards":
+        """With those of an evaluation, which is of the data set's first prompts. They come late for `first`: a prompt
+        has been sampled in a step by then, or was evaluated before training."""
+        means = [result.sampled_reward for result in evaluation.prompts]
+        return self.after([*range(len(means))], means)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """step: steps done. policy_version: updates made. seconds: of the run so far.
+
+    curriculum: which prompts to ask next. memory: right answers to show again.
+    rewards, history, drift: what a diagnosis is made of. exhibits, trial: what the reward function is tried on, and
+        what came of it; None before, and again after a group has learned.
+    before, latest: evaluations. alarms: of each name the first. diagnosis: why the run cannot learn, if it is known.
+    """
+
+    step: int
+    policy_version: int
+    seconds: float
+    curriculum: Curriculum
+    memory: SelfImitation
+    rewards: Rewards
+    history: History
+    drift: Drift
+    exhibits: tuple[Exhibit, ...]
+    trial: Trial | None
+    before: Evaluation
+    latest: Evaluation
+    alarms: tuple[Alarm, ...]
+    diagnosis: Diagnosis | None
+
+    @classmethod
+    def start(cls, run: Run, before: Evaluation) -> "RunState":
+        """Before the first step. before: the untrained policy."""
+        prompts = len(run.prompts)
+        return cls(
+            step=0,
+            policy_version=0,
+            seconds=0.0,
+            curriculum=Curriculum.start(prompts),
+            memory=SelfImitation(),
+            rewards=Rewards.zeros(prompts).evaluated(before),
+            history=History.start(prompts, run.config.sampling.temperature),
+            drift=Drift(),
+            exhibits=(),
+            trial=None,
+            before=before,
+            latest=before,
+            alarms=(),
+            diagnosis=None,
+        )
+
+    def after(self, run: Run, happened: Happened) -> "RunState":
+        """After a step; evaluating and diagnosing come later."""
+        treated, numbers = happened.treated, happened.numbers
+        base = run.config.sampling.temperature
+        scored = [one.scored for one in treated]
+        cold = [index for index, group in enumerate(scored) if group.group.temperature == base]
+        curriculum = self.curriculum.after(run.config, treated)
+        rewards = self.rewards.after([numbers[i] for i in cold], [happened.rewards[i] for i in cold])
+        history = self.history.after(_seen(happened, rewards, self.history, curriculum.exhausted(run.config)))
+        return replace(
+            self,
+            step=happened.step,
+            policy_version=self.policy_version + (happened.report is not None),
+            seconds=happened.times.synced,
+            curriculum=curriculum,
+            memory=self.memory.after(numbers, scored, run.best_reward),
+            rewards=rewards,
+            history=history,
+            drift=self.drift.after([numbers[i] for i in cold], [scored[i].group for i in cold]),
+            exhibits=exhibits(numbers, scored, self.exhibits),
+            trial=None if any(one.teaches for one in treated) else self.trial,
+        )
+
+    def with_alarm(self, name: str, text: str) -> "RunState":
+        """With the alarm, if it is the first of its name."""
+        if any(alarm.name == name for alarm in self.alarms):
+            return self
+        return replace(self, alarms=(*self.alarms, Alarm(name, self.step, text)))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `json.dumps` takes; all numbers are exact."""
+        return {"schema": SCHEMA, **to_json(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "RunState":
+        """The state that `to_json` was asked for. Raises NotThisRecord."""
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            given = value.get("schema") if isinstance(value, dict) else None
+            raise NotThisRecord(
+                f"schema: {given!r} is not known; it must be {SCHEMA}. The state was written by another version of "
+                "Cohort: use that one."
+            )
+        return from_json(cls, {name: one for name, one in value.items() if name != "schema"})
+
+
+def _seen(happened: Happened, rewards: Rewards, history: History, exhausted: bool) -> Step:
+    """The step, as a diagnosis remembers it."""
+    groups = tuple(
+        of_group(
+            one.rollout.prompt, one.scored, one.kind, one.teaches, drift, with_answers=not history.rewards_differed
+        )
+        for one, drift in zip(happened.treated, happened.drifts, strict=True)
+    )
+    report, times = happened.report, happened.times
+    return Step(
+        groups=groups,
+        updated=report is not None,
+        reward_start=float(rewards.first[rewards.known].mean()),
+        reward_now=float(rewards.latest[rewards.known].mean()),
+        grad_norm=report.grad_norm if report else 0.0,
+        kl=report.kl if report else 0.0,
+        seconds=times.synced - times.start,
+        seconds_total=times.synced,
+        exhausted=exhausted,
+    )
