@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
@@ -44,7 +43,6 @@ def changed(column: NDArray[Number], numbers: Sequence[int], values: ArrayLike) 
     return copy
 
 
-@cache
 def dtypes(record: Any) -> dict[str, np.dtype[np.generic]]:
     """Field -> dtype, of a record whose fields are all `NDArray[...]`."""
     return {name: np.dtype(get_args(get_args(hint)[1])[0]) for name, hint in get_type_hints(record).items()}

@@ -42,12 +42,7 @@ def to_json(record: Any) -> Any:
 
 def from_json(kind: type[Record], value: Any, where: str = "$") -> Record:
     """The record. Raises NotThisRecord: something is missing, unknown or of another type."""
-    try:
-        read: Record = _read(kind, value, where)
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
-        if isinstance(error, NotThisRecord):
-            raise
-        raise NotThisRecord(f"{where}: {error}") from error
+    read: Record = _read(kind, value, where)
     return read
 
 
@@ -57,6 +52,15 @@ def dumps(record: Any) -> str:
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
+    try:
+        return _as(kind, value, where)
+    except NotThisRecord:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, zlib.error) as error:
+        raise NotThisRecord(f"{where}: {error}") from error
+
+
+def _as(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, where)
@@ -90,7 +94,7 @@ def _read_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     for kind in others[:-1]:
         try:
             return _read(kind, value, where)
-        except (NotThisRecord, TypeError):
+        except NotThisRecord:
             continue
     return _read(others[-1], value, where)
 

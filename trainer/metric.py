@@ -15,8 +15,9 @@ Reduction = Literal["sum", "same"]
 
 @dataclass(frozen=True)
 class Panel:
-    """Where the report draws a metric. chart: its title. title: of the metric's part of it. format: d3's, "d" for
-    whole numbers. steps: drawn as a staircase."""
+    """Where the report draws a metric. chart: its title, one of `launch.report.charts.NOTES`. title: of the metric's
+    part of it. format: d3's, "d" for whole numbers. steps: drawn as a staircase. first: above what was declared
+    before."""
 
     chart: str
     title: str
@@ -24,6 +25,7 @@ class Panel:
     log: bool = False
     from_zero: bool = True
     steps: bool = False
+    first: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from configs.schema import Config
 from rewards.prompts import Outcome
 from trainer.happened import Happened, Times
 from trainer.metric import Panel, declared, metric
-from trainer.scored import ScoredGroup
+from trainer.scored import CODES, ScoredGroup
 from trainer.signal.kinds import Kind
 from trainer.signal.treatment import Treated
 from trainer.update.report import NO_UPDATE, RankReport
@@ -38,7 +38,7 @@ class GroupMetrics:
         "Reward",
         "mean reward of the step: mean over groups of the mean over their samples",
         healthy="rises towards `task.best_reward`. Measured: A 0.25 → 1.00, B 0.10 → 1.00. It is of the prompts "
-        "that the step visited, unsolved ones first, so it may dip without anything being wrong",
+        "that the step sampled, unsolved ones first, so it may dip without anything being wrong",
         otherwise="flat: look at the kinds of groups. Falls and stays down: lower `training.learning_rate`",
         of=lambda m: m.reward_mean,
         panel=Panel("Reward", "mean reward", from_zero=False),
@@ -164,9 +164,9 @@ class GroupMetrics:
     )
     policy_shift: float = metric(
         "Policy and update",
-        "how far the policy has moved: mean change of a completion's log-probability since its prompt's "
-        "first visit, in nats, over the step's groups at `sampling.temperature`; 0 where all are first "
-        "visits",
+        "log-probability drift, how far the policy has moved: mean change of a completion's log-probability "
+        "since its prompt's first rollout, in nats, over the step's groups at `sampling.temperature`; 0 where "
+        "all are first rollouts",
         healthy="grows while there is something to learn. No group above 0.02 after ten updates with a flat "
         "reward is `learning_rate_too_low`; above 10 with a falling one `learning_rate_too_high`",
         otherwise="raise `training.learning_rate`, or lower it",
@@ -224,7 +224,7 @@ class TimeMetrics:
     seconds_step: float = metric(
         "Time",
         "the step",
-        healthy="first steps cost most: more distinct completions, and engines compile at first use",
+        otherwise="first steps cost most: more distinct completions, and engines compile at first use",
         of=lambda m: m.times.synced - m.times.start,
     )
     seconds_total: float = metric(
@@ -324,14 +324,14 @@ EXAMPLE_SHARES = Shares(distinct=0.016, correct=0.75, wrong=0.25, malformed=0.0,
 def of_groups(scored: Sequence[ScoredGroup]) -> Shares:
     """The shares in the groups; texts are different within a group."""
     weights = _weights(scored)
-    outcomes = np.array([verdict.outcome for group in scored for verdict in group.verdicts])
+    outcomes = np.concatenate([group.outcomes for group in scored])
     texts = [
         len({completion.text for completion in group.group.completions}) / group.group.num_generations
         for group in scored
     ]
 
     def share(outcome: Outcome) -> float:
-        return float(weights[outcomes == outcome].sum())
+        return float(weights[outcomes == CODES[outcome]].sum())
 
     return Shares(float(np.mean(texts)), share("correct"), share("wrong"), share("malformed"), share("truncated"))
 

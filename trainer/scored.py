@@ -3,17 +3,23 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from generation.groups import EXAMPLE_GROUP, Group
-from rewards.prompts import Verdict
+from rewards.prompts import SAME_REWARD, Outcome, Verdict
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+CORRECT, ANSWERS = CODES["correct"], {CODES["correct"], CODES["wrong"]}
 
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """verdicts: one for each of `group.completions`, in the same order."""
+    """verdicts: one for each of `group.completions`, in the same order. What follows from them is made once: it is
+    asked for many times in a step."""
 
     group: Group
     verdicts: tuple[Verdict, ...]
@@ -36,6 +42,40 @@ class ScoredGroup:
     def mean(self, values: NDArray[np.float64]) -> float:
         """Of [completions] values, over the group's samples."""
         return float((values * self.group.counts).sum() / self.group.num_generations)
+
+    @cached_property
+    def outcomes(self) -> NDArray[np.int8]:
+        """[completions] outcome of each verdict, as its place in `OUTCOMES`."""
+        return np.array([CODES[verdict.outcome] for verdict in self.verdicts], dtype=np.int8)
+
+    @cached_property
+    def samples(self) -> dict[Outcome, int]:
+        """How many samples had which outcome."""
+        sums = np.bincount(self.outcomes, self.group.counts, len(OUTCOMES)).astype(int).tolist()
+        return dict(zip(OUTCOMES, sums, strict=True))
+
+    @cached_property
+    def answers(self) -> tuple[str | None, ...]:
+        """[completions] what each answers, `normalized`; None where it is no answer."""
+        return tuple(
+            normalized(completion.text) if code in ANSWERS else None
+            for completion, code in zip(self.group.completions, self.outcomes.tolist(), strict=True)
+        )
+
+    def right(self, best_reward: float) -> NDArray[np.bool_]:
+        """[completions] which are right answers; one that was punished for its length is."""
+        if best_reward not in self._right:
+            self._right[best_reward] = (self.outcomes == CORRECT) | (self.rewards >= best_reward - SAME_REWARD)
+        return self._right[best_reward]
+
+    @cached_property
+    def _right(self) -> dict[float, NDArray[np.bool_]]:
+        return {}
+
+
+def normalized(text: str) -> str:
+    """Letters and digits only, so that "No" and "no." are one answer."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 EXAMPLE_SCORED_GROUP = ScoredGroup(group=EXAMPLE_GROUP, verdicts=(Verdict(1.0, "correct"), Verdict(-0.5, "wrong")))

@@ -1,10 +1,17 @@
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
+from configs.schema import Config
 from generation.groups import Completion, Group
 from rewards.prompts import EXAMPLE_PROMPT, Outcome, Verdict
-from trainer.metrics import of_groups, of_step
+from trainer.happened import EXAMPLE_TIMES, Happened
+from trainer.metrics import measure, of_groups
 from trainer.scored import ScoredGroup
+from trainer.signal.rollout import Rollout
+from trainer.signal.treatment import Treated
+from trainer.update.report import NO_UPDATE, RankReport, together
 
 
 def scored(*samples: tuple[str, int, Outcome]) -> ScoredGroup:
@@ -22,8 +29,21 @@ RESCUED = scored(("6", 8, "wrong"), ("7", 6, "wrong"), ("?", 2, "malformed"))
 """Four times as many samples as `RIGHT` has."""
 
 
+CONFIG = Config.model_validate(
+    {"task": {"name": "comparison"}, "run": {"max_steps": 1}, "sampling": {"num_generations": 4}}
+)
+
+
+def happened(report: RankReport | None = None) -> Happened:
+    treated = (
+        Treated(Rollout(0, 1.0, 0), RIGHT, "solved", "skip", None, False, False, False),
+        Treated(Rollout(1, 1.0, 3), RESCUED, "learning", "skip", None, True, False, True),
+    )
+    return Happened(7, treated, (1.0, 0.0), (0.5, None), 0, 0, report, EXAMPLE_TIMES)
+
+
 def test_a_group_that_was_sampled_more_often_weighs_no_more() -> None:
-    step = of_step(1, [RIGHT, RESCUED], ["solved", "learning"], 1, 0, 1, None, None, [0, 1, 2, 3, 4], 0, 1, 0.0)
+    step = measure(CONFIG, happened(), prompts_solved=1)
     assert (step.reward_mean, step.reward_std) == pytest.approx((0.5, 0.5))
     assert (step.correct, step.malformed, step.truncated) == pytest.approx((0.5, 1 / 16, 0.0))
     assert (step.completions, step.distinct_completions) == (20, 4)
@@ -32,3 +52,26 @@ def test_a_group_that_was_sampled_more_often_weighs_no_more() -> None:
 def test_shares_are_means_over_groups() -> None:
     shares = of_groups([RIGHT, RESCUED])
     assert (shares.distinct, shares.wrong) == pytest.approx(((1 / 4 + 3 / 16) / 2, 7 / 16))
+
+
+def test_a_step_counts_its_groups_and_seconds() -> None:
+    step = measure(CONFIG, happened(), prompts_solved=3)
+    assert (step.step, step.prompts_solved, step.groups_solved, step.groups_learning) == (7, 3, 1, 1)
+    assert (step.groups_trained, step.groups_rescued, step.policy_shift) == (0, 1, 0.5)
+    seconds = step.seconds_sample, step.seconds_score, step.seconds_update, step.seconds_publish
+    assert sum(seconds) == pytest.approx(step.seconds_step) == pytest.approx(10.6)
+    assert step.seconds_total == 20.6
+
+
+def test_what_ranks_report_is_in_the_metrics_and_zero_without_an_update() -> None:
+    report = RankReport(0.5, 0.1, 0.2, 0.3, grad_norm=2.0, learning_rate=1e-5)
+    step = measure(CONFIG, happened(report), prompts_solved=1)
+    assert (step.loss, step.kl, step.logprob_gap, step.grad_norm) == (0.5, 0.1, 0.3, 2.0)
+    idle = measure(CONFIG, happened(), prompts_solved=1)
+    assert (idle.loss, idle.grad_norm, idle.learning_rate) == (0.0, 0.0, 0.0)
+
+
+def test_parts_of_a_report_add_up_over_ranks() -> None:
+    one, other = RankReport(0.5, 0.1, 0.2, 0.3, 2.0, 1e-5), RankReport(0.25, 0.0, 0.1, 0.1, 2.0, 1e-5)
+    assert astuple(together([one, other])) == pytest.approx((0.75, 0.1, 0.3, 0.4, 2.0, 1e-5))
+    assert together([NO_UPDATE]) == NO_UPDATE

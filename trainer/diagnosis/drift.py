@@ -67,13 +67,12 @@ class Drift:
 
     def after(self, numbers: Sequence[int], groups: Iterable[Group]) -> "Drift":
         """With those of the groups that are their prompt's first."""
+        unknown = [pair for pair in zip(numbers, groups, strict=True) if pair[0] not in self.first]
         new = {
             number: FirstRollout(tuple(map(_beginning, group.completions[:MOST_FREQUENT])))
-            for number, group in zip(numbers, groups, strict=True)
-            if number not in self.first
+            for number, group in unknown[: PROMPTS - len(self.first)]
         }
-        room = max(0, PROMPTS - len(self.first))
-        return Drift({**self.first, **dict(list(new.items())[:room])}) if new and room else self
+        return Drift({**self.first, **new}) if new else self
 
 
 def _beginning(completion: Completion) -> Beginning:

@@ -4,17 +4,16 @@ It takes the same time and memory after twenty thousand steps as after twenty: c
 the rollouts of the last steps, and sums or extremes of all others.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rewards.prompts import SAME_REWARD, Outcome
+from rewards.prompts import SAME_REWARD
 from trainer.columns import Columns
-from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
-from trainer.signal.kinds import Kind, normalized
+from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup, normalized
+from trainer.signal.kinds import COLLAPSED_SHARE, Kind
 
 FEW_STEPS = 3
 """The first and the last steps (and updates) that are compared with each other."""
@@ -37,7 +36,8 @@ class Seen:
     reward_std: population standard deviation over samples. reward_low, reward_high: of any completion.
     samples: in the group; correct, malformed, truncated: how many of them were.
     answers: different finished texts, `normalized`. text: the most frequent one, of this share of samples.
-    own_share: at most this share would have that text at temperature 1.0 (see `own_share`).
+    own_share: at most this share would have that text at temperature 1.0 (see `own_share`); 1 where the group is not
+        (nearly) of one text, and nobody asks.
     drift: nats per completion since the prompt's first rollout; None on that, and above `sampling.temperature`.
     """
 
@@ -326,13 +326,12 @@ def of_group(
     number: int, scored: ScoredGroup, kind: Kind, learned: bool, drift: float | None, with_answers: bool = True
 ) -> Seen:
     """What is remembered of a group. number: the prompt's. with_answers: whether its different answers are, too."""
-    group = scored.group
-    samples: Counter[Outcome] = Counter()
-    texts: Counter[str] = Counter()
-    for completion, verdict in zip(group.completions, scored.verdicts, strict=True):
-        samples[verdict.outcome] += completion.count
-        texts[completion.text] += completion.count
+    group, samples = scored.group, scored.samples
+    texts: dict[str, int] = {}
+    for completion in group.completions:
+        texts[completion.text] = texts.get(completion.text, 0) + completion.count
     text = max(texts, key=texts.__getitem__)
+    text_share = texts[text] / group.num_generations
     likeliest = next(completion for completion in group.completions if completion.text == text)
     return Seen(
         prompt=number,
@@ -351,8 +350,8 @@ def of_group(
         if with_answers
         else frozenset(),
         text=text,
-        text_share=texts[text] / group.num_generations,
-        own_share=own_share(likeliest.logprobs, group.temperature),
+        text_share=text_share,
+        own_share=own_share(likeliest.logprobs, group.temperature) if text_share >= COLLAPSED_SHARE else 1.0,
         drift=drift,
     )
 

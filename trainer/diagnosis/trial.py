@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from generation.groups import Completion, Group
 from rewards.prompts import SAME_REWARD, Prompt, Verdict
-from trainer.scored import ScoredGroup
-from trainer.signal.kinds import normalized
+from trainer.scored import ScoredGroup, normalized
 
 PROMPTS = 8
 """Prompts that a trial is held on at most, and completions that each gives to it."""

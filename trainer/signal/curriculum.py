@@ -88,10 +88,9 @@ class Curriculum:
         fresh = min(n - replayed, prompts - solved)
 
         order = np.random.default_rng([config.seed, self.step]).permutation(prompts)
-        is_solved = self.solved[order]
         chosen = [
-            *self._longest_waiting(order[~is_solved], fresh),
-            *self._longest_waiting(order[is_solved], n - fresh),
+            *self._longest_waiting(~self.solved, fresh, order),
+            *self._longest_waiting(self.solved, n - fresh, order),
         ]
         rungs, steps = ladder(config), self.rungs[chosen].tolist()
         misses = self.misses[chosen].tolist()
@@ -133,13 +132,15 @@ class Curriculum:
             rollouts_to_last_lesson=rollouts if taught else self.rollouts_to_last_lesson,
         )
 
-    def _longest_waiting(self, numbers: NDArray[np.int64], n: int) -> list[int]:
-        """The first `n` of the prompts, sorted (stably) by their last rollout, without sorting all of them."""
-        last = self.last[numbers]
-        if 0 < n < len(numbers):
-            nth = np.partition(last, n - 1)[n - 1]
-            earlier = np.flatnonzero(last < nth)
-            ties = np.flatnonzero(last == nth)[: n - len(earlier)]
-            numbers = numbers[np.sort(np.concatenate([earlier, ties]))]
-        first: list[int] = numbers[np.argsort(self.last[numbers], kind="stable")][:n].tolist()
-        return first
+    def _longest_waiting(self, among: NDArray[np.bool_], n: int, order: NDArray[np.int64]) -> list[int]:
+        """The `n` of the prompts `among` whose last rollout is longest ago, longest first and then by `order`,
+        without sorting all of them: counting finds the step that the last of the `n` had."""
+        if not n:
+            return []
+        waiting = np.cumsum(np.bincount(self.last[among] - NEVER))
+        latest = int(np.searchsorted(waiting, n)) + NEVER
+        earlier, ties = among & (self.last < latest), among & (self.last == latest)
+        first = order[earlier[order]]
+        first = first[np.argsort(self.last[first], kind="stable")]
+        chosen: list[int] = [*first.tolist(), *order[ties[order]][: n - len(first)].tolist()]
+        return chosen

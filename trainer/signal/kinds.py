@@ -3,11 +3,8 @@
 from collections import Counter
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from configs.schema import WithoutBest
-from rewards.prompts import SAME_REWARD, Verdict
+from rewards.prompts import SAME_REWARD
 from trainer.scored import ScoredGroup
 
 Kind = Literal["learning", "solved", "collapsed", "floor"]
@@ -92,32 +89,9 @@ def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:
     return bool(samples) and once < NEW_SHARE * scored.group.num_generations
 
 
-def answers(scored: ScoredGroup) -> tuple[str | None, ...]:
-    """What each completion answers, `normalized`; None where it is no answer."""
-    return tuple(
-        normalized(completion.text) if verdict.outcome in ("correct", "wrong") else None
-        for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True)
-    )
-
-
-def normalized(text: str) -> str:
-    """Letters and digits only, so that "No" and "no." are one answer."""
-    return "".join(filter(str.isalnum, text.casefold()))
-
-
 def holds_best(scored: ScoredGroup, best_reward: float) -> bool:
     """Whether a right answer is among the completions."""
-    return any(is_right(verdict, best_reward) for verdict in scored.verdicts)
-
-
-def right(scored: ScoredGroup, best_reward: float) -> NDArray[np.bool_]:
-    """[completions] which are right answers."""
-    return np.array([is_right(verdict, best_reward) for verdict in scored.verdicts], dtype=np.bool_)
-
-
-def is_right(verdict: Verdict, best_reward: float) -> bool:
-    """Whether the completion is a right answer; one that was punished for its length is."""
-    return verdict.outcome == "correct" or verdict.reward >= best_reward - SAME_REWARD
+    return bool(scored.right(best_reward).any())
 
 
 def _dominant_share(scored: ScoredGroup) -> float:
@@ -131,7 +105,7 @@ def _dominant_share(scored: ScoredGroup) -> float:
 def _samples_of_answer(scored: ScoredGroup) -> Counter[str]:
     """How many samples say what, of those that are answers."""
     samples: Counter[str] = Counter()
-    for answer, completion in zip(answers(scored), scored.group.completions, strict=True):
+    for answer, completion in zip(scored.answers, scored.group.completions, strict=True):
         if answer is not None:
             samples[answer] += completion.count
     return samples

@@ -1,10 +1,7 @@
 """Partial credit is of use as long as no right answer is known, and misleads beside one."""
 
-import numpy as np
-
-from rewards.prompts import Verdict
-from trainer.scored import ScoredGroup
-from trainer.signal.kinds import right
+from rewards.prompts import Outcome, Verdict
+from trainer.scored import OUTCOMES, ScoredGroup
 
 
 def without_partial_credit(scored: ScoredGroup, best_reward: float) -> ScoredGroup:
@@ -15,11 +12,12 @@ def without_partial_credit(scored: ScoredGroup, best_reward: float) -> ScoredGro
     near miss with half of the samples gains many times what a single right sample gains, and the prompt comes to rest
     on the near miss. The group's mean stays, and so do differences between right answers.
     """
-    best = right(scored, best_reward)
+    best = scored.right(best_reward)
     if best.all() or not best.any():
         return scored
-    mean = float(np.average(scored.rewards[~best], weights=scored.group.counts[~best]))
-    alike = {verdict.outcome: Verdict(mean, verdict.outcome) for verdict in scored.verdicts}
+    others = scored.group.counts * ~best
+    mean = float((scored.rewards * others).sum() / others.sum())
+    alike: dict[Outcome, Verdict] = {outcome: Verdict(mean, outcome) for outcome in OUTCOMES}
     verdicts = (
         verdict if is_best else alike[verdict.outcome]
         for verdict, is_best in zip(scored.verdicts, best.tolist(), strict=True)

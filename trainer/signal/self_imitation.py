@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from generation.groups import Completion, FinishReason, Group
 from rewards.prompts import Verdict
 from trainer.scored import ScoredGroup
-from trainer.signal.kinds import is_right
 
 SHOWN_SHARE = 0.1
 """Samples that are added to a group, of those that it has."""
@@ -70,7 +69,9 @@ class SelfImitation:
 
 def _most_frequent_right(scored: ScoredGroup, best_reward: float) -> RightAnswer | None:
     """Completions come most frequent first."""
-    for completion, verdict in zip(scored.group.completions, scored.verdicts, strict=True):
-        if is_right(verdict, best_reward):
-            return RightAnswer(completion.token_ids, completion.text, completion.finish_reason, verdict)
-    return None
+    right = scored.right(best_reward)
+    if not right.any():
+        return None
+    first = int(right.argmax())
+    completion = scored.group.completions[first]
+    return RightAnswer(completion.token_ids, completion.text, completion.finish_reason, scored.verdicts[first])

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.scored import ScoredGroup
-from trainer.signal.kinds import answers
 
 LARGEST_SHARE = 0.1
 """Of one wrong answer among all, before `spread` leads away from it."""
@@ -22,7 +21,7 @@ def spread(scored: ScoredGroup) -> NDArray[np.float64]:
     others gain in proportion, so that a right one, if it is among the reachable, turns up. Divided by the standard
     deviation where that is above 1, as rewards are.
     """
-    said, counts = answers(scored), scored.group.counts
+    said, counts = scored.answers, scored.group.counts
     share = dict.fromkeys(said, 0.0)
     reward = dict.fromkeys(said, 0.0)
     for answer, count, verdict in zip(said, counts, scored.verdicts, strict=True):

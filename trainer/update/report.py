@@ -25,7 +25,7 @@ class RankReport:
         healthy="depends on the task; grows slowly. Above 1 with a falling reward is `learning_rate_too_high`",
         otherwise="grows fast: raise `training.beta` or lower `training.learning_rate`",
         reduction="sum",
-        panel=Panel("Policy", "KL to the reference (0 where training.beta is 0)", ".3g"),
+        panel=Panel("Policy", "KL to the reference (0 where training.beta is 0)", ".3g", first=True),
     )
     clip_fraction: float = metric(
         "Policy and update",
@@ -38,7 +38,8 @@ class RankReport:
     )
     logprob_gap: float = metric(
         "Policy and update",
-        "mean difference between trainer's and engine's log-probability of a sampled token, in nats",
+        "train-inference mismatch: mean difference between trainer's and engine's log-probability of a sampled "
+        "token, in nats",
         healthy="float32 below 1e-3, bfloat16 below 0.05; above raises an alarm. Measured (float32): 1e-6 to 1.3e-5",
         otherwise="the alarm says what to do: the engines' weights are stale, or the two compute differently",
         reduction="sum",
@@ -51,7 +52,7 @@ class RankReport:
         "times that of the first updates, with a falling reward, is `learning_rate_too_high`",
         otherwise="lower `training.learning_rate`. Not finite: the run ends",
         reduction="same",
-        panel=Panel("Gradient", "gradient norm", ".3g", log=True),
+        panel=Panel("Gradient", "gradient norm", ".3g", log=True, first=True),
     )
     learning_rate: float = metric(
         "Policy and update",

@@ -2,17 +2,18 @@ import math
 
 import pytest
 
-from trainer.diagnosis.alarm import DType, logprob_gap
+from trainer.diagnosis.alarm import mismatch
+from trainer.run import DType
 
 
 @pytest.mark.parametrize(("dtype", "usual", "wrong"), [("float32", 1e-3, 1.1e-3), ("bfloat16", 0.05, 0.06)])
 def test_a_gap_that_rounding_does_not_explain(dtype: DType, usual: float, wrong: float) -> None:
-    assert logprob_gap(usual, dtype) is None
-    text = logprob_gap(wrong, dtype)
+    assert mismatch(usual, dtype) is None
+    text = mismatch(wrong, dtype)
     assert text is not None
     for part in (f"logprob_gap is {wrong:g}", dtype, "do not hold the same policy", "set model.dtype: float32"):
         assert part in text
 
 
 def test_a_gap_that_is_no_number() -> None:
-    assert logprob_gap(math.nan, "float32")
+    assert mismatch(math.nan, "float32")

@@ -1,21 +1,17 @@
 """Every cause on histories made by hand: where it is named, and the healthy twin where it is not."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from configs.schema import Config
-from trainer.diagnosis.causes import (
-    STILL_STEPS,
-    UNMOVED_UPDATES,
-    Diagnosis,
-    diagnose,
-    is_silent,
-)
+from trainer.diagnosis.causes import PLATEAU_STEPS, UNMOVED_UPDATES, HoldTrial, find, is_silent
 from trainer.diagnosis.history import EXAMPLE_SEEN, EXAMPLE_STEP, History, Seen, Step
+from trainer.diagnosis.sentences import Diagnosis, tell
 from trainer.diagnosis.trial import NOTHING_PROVED, Trial
+from trainer.run import Run
 from trainer.signal.chances import chance_of_right
 
 CHANGED_BY_QUESTION = Trial(question_matters=True, answer_pays=True)
@@ -31,12 +27,17 @@ def config(**sections: Any) -> Config:
 OWN_TASK = {"dataset": "mine.jsonl", "reward": "mine.py:exact"}
 
 
+def number(name: str) -> int:
+    """Of a prompt, by its name: a is 0, b is 1, and p0, p1 ... or q0, q1 ... are."""
+    return int(name[1:]) + (20 if name[0] == "q" else 0) if name[1:] else ord(name) - ord("a")
+
+
 def wrong(name: str, **fields: Any) -> Seen:
     """A group of 128 samples without a right answer, of many texts."""
     values: dict[str, Any] = {
-        "prompt_id": name, "kind": "floor", "learned": False, "temperature": 1.0, "samples": 128, "correct": 0,
+        "prompt": number(name), "kind": "floor", "learned": False, "temperature": 1.0, "samples": 128, "correct": 0,
         "malformed": 0, "truncated": 0, "reward_mean": -0.5, "reward_std": 0.0, "reward_low": -0.5,
-        "reward_high": -0.5, "answers": MANY, "text": "12", "text_share": 0.2, "own_share": 0.2, "shift": 0.5,
+        "reward_high": -0.5, "answers": MANY, "text": "12", "text_share": 0.2, "own_share": 0.2, "drift": 0.5,
     }  # fmt: skip
     return replace(EXAMPLE_SEEN, **values | fields)
 
@@ -62,30 +63,54 @@ def step(*groups: Seen, now: float = 0.0, **fields: Any) -> Step:
     return replace(EXAMPLE_STEP, groups=groups, updated=updated, reward_start=-0.2, reward_now=now, **fields)
 
 
-def history(steps: Sequence[Step], settings: Config | None = None, *, exhausted: bool = True) -> History:
-    prompts = len({seen.prompt_id for each in steps for seen in each.groups})
-    past = History(settings or config(), best_reward=1.0, prompts=prompts)
-    for index, each in enumerate(steps):
-        past = past.record(each, exhausted, 4.2 * (index + 1))
-    return past
+@dataclass(frozen=True)
+class Past:
+    """A run that has done these steps, all of it with the same `exhausted`. prompts: in the data set, if not those of
+    the steps."""
+
+    steps: Sequence[Step]
+    config: Config
+    exhausted: bool = True
+    prompts: int | None = None
+    reached: bool = False
+
+    @property
+    def history(self) -> History:
+        names = sorted({seen.prompt for each in self.steps for seen in each.groups})
+        numbers = {name: index for index, name in enumerate(names)}
+        past = History.start(self.prompts or len(names), self.config.sampling.temperature)
+        for index, each in enumerate(self.steps):
+            groups = tuple(replace(seen, prompt=numbers[seen.prompt]) for seen in each.groups)
+            past = past.after(replace(each, groups=groups, exhausted=self.exhausted, seconds_total=4.2 * (index + 1)))
+        return replace(past, reached=self.reached)
 
 
-def found(past: History, trial: Trial = CHANGED_BY_QUESTION) -> Diagnosis | None:
+def history(steps: Sequence[Step], settings: Config | None = None, *, exhausted: bool = True) -> Past:
+    return Past(steps, settings or config(), exhausted)
+
+
+def diagnose(past: Past, trial: HoldTrial) -> Diagnosis | None:
+    run = Run(past.config, (), best_reward=1.0, dtype="float32")
+    evidence = find(run, past.history, trial)
+    return tell(evidence, past.config) if evidence else None
+
+
+def found(past: Past, trial: Trial = CHANGED_BY_QUESTION) -> Diagnosis | None:
     return diagnose(past, lambda: trial)
 
 
-def cause(past: History, trial: Trial = CHANGED_BY_QUESTION) -> str | None:
+def cause(past: Past, trial: Trial = CHANGED_BY_QUESTION) -> str | None:
     diagnosis = found(past, trial)
     return diagnosis.cause if diagnosis else None
 
 
 def test_silence_needs_three_steps_and_nothing_left_to_try() -> None:
     steps = [step(mixed("a")), *[step(wrong("a"))] * 3]
-    assert is_silent(history(steps))
-    assert not is_silent(history(steps[:-1]))
-    assert not is_silent(history(steps, exhausted=False))
+    assert is_silent(history(steps).history)
+    assert not is_silent(history(steps[:-1]).history)
+    assert not is_silent(history(steps, exhausted=False).history)
     assert found(history(steps, exhausted=False)) is None
-    assert not is_silent(history([*steps, step(mixed("a"), wrong("b"))]))
+    assert not is_silent(history([*steps, step(mixed("a"), wrong("b"))]).history)
 
 
 def test_a_verdict_and_its_advice_are_a_sentence_each() -> None:
@@ -171,7 +196,7 @@ def test_constant_reward() -> None:
     same = [step(wrong("a"), wrong("b"))] * 3
     diagnosis = found(history(same, config(task=OWN_TASK)), NOTHING_PROVED)
     assert diagnosis is not None and diagnosis.cause == "constant_reward"
-    assert "256 completions, 5 different answers" in diagnosis.verdict and "mine.py:exact" in diagnosis.advice
+    assert "768 completions, 5 different answers" in diagnosis.verdict and "mine.py:exact" in diagnosis.advice
     assert cause(history(same), Trial(question_matters=True, answer_pays=False)) == "constant_reward"
     assert cause(history(same), Trial(question_matters=True, answer_pays=True)) == "out_of_reach"
     graded = [step(wrong("a"), wrong("b", reward_low=-0.3, reward_high=-0.3))] * 3
@@ -212,7 +237,7 @@ def flat(updates: int, **fields: Any) -> list[Step]:
 
 
 def test_learning_rate_too_low() -> None:
-    unmoved = flat(UNMOVED_UPDATES, shift=0.001)
+    unmoved = flat(UNMOVED_UPDATES, drift=0.001)
     diagnosis = found(history(unmoved, config(training={"learning_rate": 1e-9})))
     assert diagnosis is not None and diagnosis.cause == "learning_rate_too_low"
     assert "10 updates at training.learning_rate 1e-09" in diagnosis.verdict
@@ -220,25 +245,25 @@ def test_learning_rate_too_low() -> None:
 
 
 def test_learning_rate_is_not_too_low() -> None:
-    assert found(history(flat(UNMOVED_UPDATES - 1, shift=0.001))) is None
-    assert found(history(flat(UNMOVED_UPDATES, shift=0.5))) is None  # it moves; the reward may follow
-    rising = [step(mixed("a", reward=0.1 * n, shift=0.001), now=0.0) for n in range(UNMOVED_UPDATES)]
+    assert found(history(flat(UNMOVED_UPDATES - 1, drift=0.001))) is None
+    assert found(history(flat(UNMOVED_UPDATES, drift=0.5))) is None  # it moves; the reward may follow
+    rising = [step(mixed("a", reward=0.1 * n, drift=0.001), now=0.0) for n in range(UNMOVED_UPDATES)]
     assert found(history(rising)) is None
     warming = config(
         training={"learning_rate": 1e-5, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 20}
     )
-    assert found(history(flat(UNMOVED_UPDATES, shift=0.001), warming)) is None
-    once = [step(mixed(f"p{n}", shift=0.0), mixed(f"q{n}", shift=0.0)) for n in range(UNMOVED_UPDATES)]
-    assert found(history(once)) is None  # every prompt was visited once
+    assert found(history(flat(UNMOVED_UPDATES, drift=0.001), warming)) is None
+    once = [step(mixed(f"p{n}", drift=0.0), mixed(f"q{n}", drift=0.0)) for n in range(UNMOVED_UPDATES)]
+    assert found(history(once)) is None  # every prompt was asked once
 
 
 def test_a_run_at_15_of_16_is_left_alone() -> None:
     """The last prompt is sure of its wrong answer and hardly moves; the others have moved."""
-    others = [replace(solved(f"p{n}"), shift=1.5) for n in range(15)]
-    stuck = mixed("p15", reward=-0.49, correct=1, shift=0.01)
+    others = [replace(solved(f"p{n}"), drift=1.5) for n in range(15)]
+    stuck = mixed("p15", reward=-0.49, correct=1, drift=0.01)
     assert found(history([step(*others, stuck, now=0.9)] * 60)) is None
-    sure = [replace(solved(f"p{n}"), shift=0.0) for n in range(15)]  # the others were right from the start
-    once = step(*sure, replace(stuck, shift=0.7), now=0.9)  # a rare right answer became likelier
+    sure = [replace(solved(f"p{n}"), drift=0.0) for n in range(15)]  # the others were right from the start
+    once = step(*sure, replace(stuck, drift=0.7), now=0.9)  # a rare right answer became likelier
     assert found(history([once, *[step(*sure, stuck, now=0.9)] * 60])) is None
 
 
@@ -260,7 +285,7 @@ def test_learning_rate_too_high() -> None:
     assert "fell from 0.100 to -0.950 in 6 updates" in broken.verdict
     assert "94% of the completions are cut off or malformed" in broken.verdict
     assert broken.advice == "Start again with training.learning_rate: 0.001."
-    assert cause(history(falling(DOWN, shift=20.0))) == "learning_rate_too_high"
+    assert cause(history(falling(DOWN, drift=20.0))) == "learning_rate_too_high"
 
     exploding = [replace(each, grad_norm=100.0 if n >= 3 else 1.0) for n, each in enumerate(falling(DOWN))]
     assert cause(history(exploding)) == "learning_rate_too_high"
@@ -292,17 +317,17 @@ def test_learning_rate_is_not_too_high() -> None:
 
 
 def test_a_reward_that_stands_still_very_long() -> None:
-    near_misses = [step(mixed("a", correct=0, reward_high=-0.1), now=-0.2)] * STILL_STEPS
+    near_misses = [step(mixed("a", correct=0, reward_high=-0.1), now=-0.2)] * PLATEAU_STEPS
     assert cause(history(near_misses)) == "out_of_reach"
     assert cause(history(near_misses), ANYTHING_GOES) == "unverifiable_reward"
     assert found(history(near_misses[1:])) is None
-    assert found(history([step(mixed("a", correct=1), now=-0.2)] * STILL_STEPS)) is None
+    assert found(history([step(mixed("a", correct=1), now=-0.2)] * PLATEAU_STEPS)) is None
     assert found(history(near_misses, config(run={"target_reward": None}))) is None
-    rising = [step(mixed("a", correct=0, reward=0.01 * n), now=0.0) for n in range(STILL_STEPS)]
+    rising = [step(mixed("a", correct=0, reward=0.01 * n), now=0.0) for n in range(PLATEAU_STEPS)]
     assert found(history(rising)) is None
 
 
-def large(prompts: int, **run: Any) -> History:
+def large(prompts: int, **run: Any) -> Past:
     settings = config(run={"max_steps": None} | run, sampling={"prompts_per_step": 2})
     return replace(history([], settings), prompts=prompts)
 
@@ -310,7 +335,7 @@ def large(prompts: int, **run: Any) -> History:
 def test_data_too_large_by_steps() -> None:
     diagnosis = found(large(17, max_steps=4))
     assert diagnosis is not None and diagnosis.cause == "data_too_large"
-    assert "run.max_steps 4 allows 8 visits" in diagnosis.verdict and "measured on 17 prompts" in diagnosis.verdict
+    assert "run.max_steps 4 allows 8 rollouts" in diagnosis.verdict and "measured on 17 prompts" in diagnosis.verdict
     assert "at least 17 steps" in diagnosis.advice
     assert found(large(16, max_steps=4)) is None
     assert found(large(1000, max_steps=4, evaluation_prompts=16)) is None
@@ -356,18 +381,18 @@ def test_warm_up_is_counted_in_updates() -> None:
     warming = config(
         training={"learning_rate": 1e-5, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 10}
     )
-    idle = step(wrong("a", shift=0.0), wrong("b", shift=0.0), now=-0.2)
-    unmoved = [*flat(20, shift=0.001), *[idle] * 2]
+    idle = step(wrong("a", drift=0.0), wrong("b", drift=0.0), now=-0.2)
+    unmoved = [*flat(20, drift=0.001), *[idle] * 2]
     assert found(history(unmoved, warming, exhausted=False)) is None
-    assert cause(history([*unmoved, *flat(1, shift=0.001)], warming)) == "learning_rate_too_low"
+    assert cause(history([*unmoved, *flat(1, drift=0.001)], warming)) == "learning_rate_too_low"
 
 
 def test_a_fall_is_measured_by_the_rewards_that_a_users_function_gives() -> None:
     small = [
-        step(mixed("a", reward=reward, reward_low=0.0, reward_high=0.1, shift=20.0), now=reward)
+        step(mixed("a", reward=reward, reward_low=0.0, reward_high=0.1, drift=20.0), now=reward)
         for reward in (0.05, 0.06, 0.06, 0.01, 0.0, 0.0)
     ]
     small = [replace(each, reward_start=0.05) for each in small]
     assert cause(history(small, config(task=OWN_TASK))) == "learning_rate_too_high"
-    nothing = step(mixed("a", reward=0.0, reward_low=0.0, reward_high=0.0, shift=20.0), now=0.0)
+    nothing = step(mixed("a", reward=0.0, reward_low=0.0, reward_high=0.0, drift=20.0), now=0.0)
     assert cause(history([replace(nothing, reward_start=0.0)] * 6, config(task=OWN_TASK))) is None

@@ -8,7 +8,8 @@ import pytest
 from generation.groups import Group
 from rewards.prompts import Prompt, Verdict
 from tests.fakes import completion, prompt
-from trainer.diagnosis.trial import Trial, hold
+from tests.scored import scored
+from trainer.diagnosis.trial import PROMPTS, Trial, exhibits, hold
 from trainer.scored import ScoredGroup
 
 Reward = Callable[[Prompt, str], float]
@@ -107,3 +108,15 @@ def test_the_function_gets_no_more_texts_at_once_than_in_a_step() -> None:
     groups = [Group(p, tuple(completion(f"{p.id}{n}", 1) for n in range(4)), 1.0, 0) for p in prompts]
     assert hold(score(groups), prompts, 1.0, score).question_matters is None
     assert max(largest) == 4
+
+
+def test_exhibits_are_of_the_latest_groups_and_hold_the_best_answer() -> None:
+    best_last = scored(*((str(n), 1, -1.0) for n in range(20)), ("7", 1, 1.0))
+    (kept,) = exhibits([3], [best_last])
+    assert len(kept.completions) == PROMPTS and kept.completions[-1].text == "7"
+    assert kept.scored([prompt(f"p{n}") for n in range(4)]).rewards.max() == 1.0
+    later = exhibits([3, 4], [scored(("a", 8, 0.0)), scored(("b", 8, 0.0))], (kept,))
+    assert [(one.prompt, one.completions[0].text) for one in later] == [(3, "a"), (4, "b")]
+    many = exhibits(range(PROMPTS + 2), [scored(("c", 8, 0.0))] * (PROMPTS + 2), later)
+    assert [one.prompt for one in many] == list(range(PROMPTS))
+    assert [one.prompt for one in exhibits([9], [scored(("d", 8, 0.0))], later)] == [9, 3, 4]

@@ -7,7 +7,8 @@ import pytest
 from configs.schema import TrainingSettings
 from rewards.prompts import Outcome, Verdict
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
-from trainer.signal.advantages import EXAMPLE_LESSON, Lesson, _capped, assign, spread
+from trainer.signal.advantages import EXAMPLE_LESSON, Lesson, assign
+from trainer.signal.spread import _capped, spread
 
 COUNTS = EXAMPLE_SCORED_GROUP.group.counts
 LEVEL = replace(

@@ -1,134 +1,182 @@
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import pytest
 
-from trainer.signal.curriculum import Curriculum, Outcome, Visit
-from trainer.signal.ladder import Ladder
+from configs.schema import Config
+from tests.scored import scored
+from trainer.signal.curriculum import Curriculum
+from trainer.signal.rollout import Rollout
+from trainer.signal.treatment import Treated
 
-LADDER = Ladder(base_temperature=1.0, factor=1.5, max_temperature=2.0)
-IDS = tuple("abcdefgh")
-SOLVED, LEARNING = Outcome("solved", False, False, False, False), Outcome("learning", True, False, False, False)
-COLLAPSED = Outcome("collapsed", False, False, True, True)
-
-
-def curriculum(replay_share: float = 0.25, seed: int = 0) -> Curriculum:
-    return Curriculum(IDS, seed, LADDER, replay_share)
-
-
-def ids(visits: tuple[Visit, ...]) -> list[str]:
-    return [visit.prompt_id for visit in visits]
+PROMPTS = 8
+GROUP = scored(("Yes", 4, 1.0))
+LEARNING = Treated(Rollout(0, 1.0, 0), GROUP, "learning", "reward", None, False, False, missed=False)
+SOLVED = replace(LEARNING, kind="solved", treatment="skip")
+COLLAPSED = replace(LEARNING, kind="collapsed", treatment="skip", narrow=True, missed=True)
+FLOOR = replace(LEARNING, kind="floor", treatment="skip", missed=True)
+SPREADING = replace(LEARNING, treatment="spread", can_spread=True, missed=True)
 
 
-def test_every_prompt_is_visited_before_any_is_visited_again() -> None:
-    now = curriculum()
-    seen: list[str] = []
+def config(seed: int = 0, **signal: Any) -> Config:
+    values = {"rescue_factor": 1.5, "rescue_visits": 1} | signal
+    return Config.model_validate(
+        {"task": {"name": "comparison"}, "run": {"max_steps": 1}, "seed": seed, "signal": values}
+    )
+
+
+def start(prompts: int = PROMPTS) -> Curriculum:
+    return Curriculum.start(prompts)
+
+
+def after(now: Curriculum, outcomes: Mapping[int, Treated], settings: Config | None = None) -> Curriculum:
+    treated = [replace(one, rollout=Rollout(number, 1.0, 0)) for number, one in outcomes.items()]
+    return now.after(settings or config(), treated)
+
+
+def numbers(rollouts: Iterable[Rollout]) -> list[int]:
+    return [rollout.prompt for rollout in rollouts]
+
+
+def test_every_prompt_is_asked_before_any_is_asked_again() -> None:
+    now = start()
+    seen: list[int] = []
     for _ in range(4):
-        taken = ids(now.take(2))
+        taken = numbers(now.take(config(), 2))
         seen += taken
-        now = now.record(dict.fromkeys(taken, LEARNING))
-    assert sorted(seen) == list(IDS)
-    assert sorted(seen[:2]) == sorted(ids(now.take(2)))
+        now = after(now, dict.fromkeys(taken, LEARNING))
+    assert sorted(seen) == list(range(PROMPTS))
+    assert sorted(seen[:2]) == sorted(numbers(now.take(config(), 2)))
+
+
+def test_the_order_is_that_of_a_stable_sort_of_everything() -> None:
+    """What a sort would choose, without sorting."""
+    rng = np.random.default_rng(3)
+    for step in range(30):
+        now = replace(
+            start(50),
+            step=step,
+            last=rng.integers(-1, 6, 50).astype(np.int32),
+            solved=rng.random(50) < 0.4,
+        )
+        order = np.random.default_rng([0, step]).permutation(50)
+        waiting = sorted(order.tolist(), key=lambda number: now.last[number])
+        unsolved = [number for number in waiting if not now.solved[number]]
+        solved = [number for number in waiting if now.solved[number]]
+        n = int(rng.integers(1, 51))
+        replayed = min(max(1, round(0.25 * n)), n - 1, len(solved))
+        fresh = unsolved[: n - replayed]
+        assert numbers(now.take(config(), n)) == fresh + solved[: n - len(fresh)]
 
 
 def test_order_depends_on_the_seed_alone() -> None:
-    assert curriculum(seed=3).take(8) == curriculum(seed=3).take(8)
-    assert len({tuple(ids(curriculum(seed=seed).take(8))) for seed in range(5)}) > 1
+    assert start().take(config(seed=3), 8) == start().take(config(seed=3), 8)
+    assert len({tuple(numbers(start().take(config(seed=seed), 8))) for seed in range(5)}) > 1
 
 
 @pytest.mark.parametrize(
     ("share", "n", "replayed"),
-    [(0.25, 4, 1), (0.25, 3, 1), (0.5, 4, 2), (1.0, 3, 2), (0.0, 4, 0), (0.25, 1, 0)],
+    [(0.25, 4, 1), (0.25, 3, 1), (0.5, 4, 2), (0.99, 3, 2), (0.0, 4, 0), (0.25, 1, 0)],
 )
 def test_share_of_replayed_prompts(share: float, n: int, replayed: int) -> None:
-    now = curriculum(share).record(dict.fromkeys("abcd", SOLVED))
-    taken = ids(now.take(n))
+    now = after(start(), dict.fromkeys(range(4), SOLVED))
+    taken = numbers(now.take(config(replay=share), n))
     assert len(set(taken)) == n
-    assert sum(prompt_id in "abcd" for prompt_id in taken) == replayed
+    assert sum(number < 4 for number in taken) == replayed
 
 
-def test_the_solved_prompt_longest_not_visited_is_replayed() -> None:
-    now = curriculum().record({"a": SOLVED}).record({"b": SOLVED}).record({"a": SOLVED})
-    assert ids(now.take(4))[-1] == "b"
+def test_the_solved_prompt_longest_not_asked_is_replayed() -> None:
+    now = after(after(after(start(), {0: SOLVED}), {1: SOLVED}), {0: SOLVED})
+    assert numbers(now.take(config(), 4))[-1] == 1
 
 
 def test_either_kind_fills_in_for_the_other() -> None:
-    few_unsolved = curriculum().record(dict.fromkeys("abcdefg", SOLVED))
-    assert ids(few_unsolved.take(4))[0] == "h"
-    assert len(set(ids(few_unsolved.take(4)))) == 4
-    few_solved = curriculum(0.75).record({"a": SOLVED})
-    assert sorted(ids(few_solved.take(8))) == list(IDS)
-    assert sorted(ids(curriculum(0.0).record(dict.fromkeys(IDS, SOLVED)).take(8))) == list(IDS)
+    few_unsolved = after(start(), dict.fromkeys(range(7), SOLVED))
+    assert numbers(few_unsolved.take(config(), 4))[0] == 7
+    assert len(set(numbers(few_unsolved.take(config(), 4)))) == 4
+    few_solved = after(start(), {0: SOLVED})
+    assert sorted(numbers(few_solved.take(config(replay=0.75), 8))) == list(range(PROMPTS))
+    all_solved = after(start(), dict.fromkeys(range(PROMPTS), SOLVED))
+    assert sorted(numbers(all_solved.take(config(replay=0.0), 8))) == list(range(PROMPTS))
 
 
 def test_a_prompt_found_unsolved_on_replay_is_unsolved_again() -> None:
-    now = curriculum().record(dict.fromkeys("abcd", SOLVED)).record({"a": LEARNING, "b": SOLVED})
-    assert now.solved == {"b", "c", "d"}
+    now = after(after(start(), dict.fromkeys(range(4), SOLVED)), {0: LEARNING, 1: SOLVED})
+    assert np.flatnonzero(now.solved).tolist() == [1, 2, 3] and now.prompts_solved == 3
 
 
 def test_temperatures_come_from_the_ladder() -> None:
-    now = curriculum().record({"a": COLLAPSED, "b": LEARNING})
-    assert {visit.prompt_id: visit.temperature for visit in now.take(8)} == dict.fromkeys(IDS, 1.0) | {"a": 1.5}
-    again = now.record({"a": LEARNING})
-    assert all(visit.temperature == 1.0 for visit in again.take(8))
+    now = after(start(), {0: COLLAPSED, 1: LEARNING})
+    temperatures = {rollout.prompt: rollout.temperature for rollout in now.take(config(), 8)}
+    assert temperatures == dict.fromkeys(range(PROMPTS), 1.0) | {0: 1.5}
+    again = after(now, {0: LEARNING})
+    assert all(rollout.temperature == 1.0 for rollout in again.take(config(), 8))
+
+
+def test_an_earlier_curriculum_stays_as_it_was() -> None:
+    before = start()
+    after(before, {0: COLLAPSED, 1: SOLVED})
+    assert before.prompts_solved == before.rungs.sum() == before.misses.sum() == before.tries.sum() == 0
 
 
 def test_more_prompts_than_there_are() -> None:
     with pytest.raises(ValueError, match="9 different prompts from a data set of 8"):
-        curriculum().take(9)
+        start().take(config(), 9)
 
 
-FLOOR, SPREADING = Outcome("floor", False, False, False, True), Outcome("learning", False, True, False, True)
-
-
-def visited(now: Curriculum, outcome: Outcome, times: int) -> Curriculum:
+def repeated(now: Curriculum, outcome: Treated, times: int, settings: Config) -> Curriculum:
     for _ in range(times):
-        now = now.record(dict.fromkeys(IDS, outcome))
+        now = after(now, dict.fromkeys(range(PROMPTS), outcome), settings)
     return now
 
 
 @pytest.mark.parametrize(
-    ("outcome", "visits"), [(COLLAPSED, 3), (SPREADING, 3), (FLOOR, 1)], ids=["collapsed", "spreading", "floor"]
+    ("outcome", "rollouts"), [(COLLAPSED, 3), (SPREADING, 3), (FLOOR, 1)], ids=["collapsed", "spreading", "floor"]
 )
-def test_exhausted_when_every_rescue_was_tried(outcome: Outcome, visits: int) -> None:
-    start = Curriculum(IDS, 0, LADDER, rescue_visits=3)
-    assert not visited(start, outcome, visits - 1).exhausted
-    tried = visited(start, outcome, visits)
-    assert tried.exhausted
-    assert not tried.record({"a": LEARNING}).exhausted  # a lesson of one prompt changes what others answer
-    assert tried.record({"a": SOLVED}).exhausted
-    assert not visited(tried, SOLVED, 1).exhausted  # nothing is left to learn
+def test_exhausted_when_every_rescue_was_tried(outcome: Treated, rollouts: int) -> None:
+    settings = config(rescue_visits=3)
+    assert not repeated(start(), outcome, rollouts - 1, settings).exhausted(settings)
+    tried = repeated(start(), outcome, rollouts, settings)
+    assert tried.exhausted(settings)
+    lesson = after(tried, {0: LEARNING}, settings)
+    assert not lesson.exhausted(settings)  # a lesson of one prompt changes what others answer
+    assert after(tried, {0: SOLVED}, settings).exhausted(settings)
+    assert not repeated(tried, SOLVED, 1, settings).exhausted(settings)  # nothing is left to learn
 
 
-def test_not_exhausted_before_every_unsolved_prompt_was_visited() -> None:
-    assert not curriculum().record(dict.fromkeys("abcdefg", FLOOR)).exhausted
-    assert curriculum().record(dict.fromkeys("abcdefg", FLOOR) | {"h": SOLVED}).exhausted
+def test_not_exhausted_before_every_unsolved_prompt_was_asked() -> None:
+    some = dict.fromkeys(range(7), FLOOR)
+    assert not after(start(), some).exhausted(config())
+    assert after(start(), some | {7: SOLVED}).exhausted(config())
 
 
-def test_without_a_rescue_one_visit_is_all() -> None:
-    cold = Ladder(base_temperature=1.0, factor=1.5, max_temperature=1.0)
-    assert visited(Curriculum(IDS, 0, cold, rescue_visits=3), COLLAPSED, 1).exhausted
+def test_without_a_rescue_one_rollout_is_all() -> None:
+    settings = config(rescue_visits=3, rescue=False)
+    assert repeated(start(), COLLAPSED, 1, settings).exhausted(settings)
 
 
 def test_misses_are_counted_in_a_row() -> None:
-    now = visited(curriculum(), FLOOR, 2).record({"a": LEARNING, "b": COLLAPSED})
-    assert (now.misses["a"], now.misses["b"], now.misses["c"]) == (0, 3, 2)
+    now = after(repeated(start(), FLOOR, 2, config()), {0: LEARNING, 1: COLLAPSED})
+    assert now.misses[:3].tolist() == [0, 3, 2]
 
 
 def some(now: Curriculum, steps: int) -> Curriculum:
     for _ in range(steps):
-        now = now.record(dict.fromkeys(ids(now.take(8)), FLOOR))
+        now = after(now, dict.fromkeys(numbers(now.take(config(), 8)), FLOOR))
     return now
 
 
 def test_many_prompts_without_a_lesson_stand_for_a_large_data_set() -> None:
-    large = Curriculum(tuple(map(str, range(1000))), 0, LADDER)
-    assert not some(large, 7).exhausted
-    assert some(large, 8).exhausted
+    assert not some(start(1000), 7).exhausted(config())
+    assert some(start(1000), 8).exhausted(config())
 
 
 def test_where_lessons_are_rare_a_longer_silence_is_no_accident() -> None:
-    large = Curriculum(tuple(map(str, range(1000))), 0, LADDER)
-    rare = some(large, 5).record({"0": LEARNING})  # one lesson in 41 visits
-    assert not some(rare, 25).exhausted
-    assert some(rare, 26).exhausted  # more than five times 41
-    frequent = large.record(dict.fromkeys("0123", LEARNING))
-    assert not some(frequent, 7).exhausted
-    assert some(frequent, 8).exhausted
+    rare = after(some(start(1000), 5), {0: LEARNING})  # one lesson in 41 rollouts
+    assert not some(rare, 25).exhausted(config())
+    assert some(rare, 26).exhausted(config())  # more than five times 41
+    frequent = after(start(1000), dict.fromkeys(range(4), LEARNING))
+    assert not some(frequent, 7).exhausted(config())
+    assert some(frequent, 8).exhausted(config())

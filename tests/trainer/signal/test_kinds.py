@@ -6,9 +6,8 @@ import pytest
 from configs.schema import WithoutBest
 from rewards.prompts import Verdict
 from tests.scored import scored
-from trainer.scored import EXAMPLE_SCORED_GROUP
-from trainer.signal.kinds import Kind, classify, narrow, spreads, teaches
-from trainer.signal.ladder import Ladder
+from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
+from trainer.signal.kinds import Kind, can_spread, classify, narrow, needs_spread, teaches
 
 BEST = 1.0
 Samples = Sequence[tuple[str, int, float]]
@@ -69,6 +68,10 @@ def test_a_right_answer_punished_for_its_length_is_still_right() -> None:
     assert classify(overlong, BEST) == "solved"
 
 
+def spreads(samples: ScoredGroup, kind: Kind, mode: WithoutBest, misses: int) -> bool:
+    return can_spread(samples, kind, BEST, mode) and needs_spread(samples, misses)
+
+
 @pytest.mark.parametrize(
     ("samples", "kind", "mode", "spreading"),
     [
@@ -91,49 +94,14 @@ def test_a_right_answer_punished_for_its_length_is_still_right() -> None:
     ],
 )
 def test_what_spreads(samples: Samples, kind: Kind, mode: WithoutBest, spreading: bool) -> None:
-    assert spreads(scored(*samples), kind, BEST, mode, misses=0) is spreading
+    assert spreads(scored(*samples), kind, mode, misses=0) is spreading
 
 
 def test_a_group_that_missed_too_often_spreads() -> None:
     wide = scored(*((str(number), 4, -0.5) for number in range(32)))
-    assert not spreads(wide, "floor", BEST, "spread", misses=2)
-    assert spreads(wide, "floor", BEST, "spread", misses=3)
-    assert not spreads(wide, "floor", BEST, "skip", misses=3)
-
-
-def test_a_ladder_reaches_exactly_its_maximum() -> None:
-    ladder = Ladder(base_temperature=1.0, factor=1.4, max_temperature=2.0)
-    temperatures = []
-    for _ in range(5):
-        temperatures.append(ladder.temperature("p"))
-        ladder = ladder.after("p", "collapsed", teaches=False, narrow=True)
-    assert temperatures == pytest.approx([1.0, 1.4, 1.96, 2.0, 2.0])
-    assert ladder.temperature("another") == 1.0
-    assert Ladder(1.0, 2.0, 4.0).top == 2
-    assert Ladder(1.0, 2.0, 1.0).after("p", "collapsed", teaches=False, narrow=True).temperature("p") == 1.0
-
-
-@pytest.mark.parametrize(
-    ("rung", "kind", "teaches", "narrow", "after"),
-    [
-        (2, "learning", True, False, 1),
-        (0, "learning", True, False, 0),
-        (0, "learning", False, True, 1),
-        (3, "learning", False, True, 3),
-        (0, "learning", False, False, 0),
-        (1, "learning", False, False, 2),
-        (3, "learning", False, False, 0),
-        (3, "collapsed", False, True, 3),
-        (2, "solved", False, False, 0),
-        (2, "floor", False, False, 0),
-        (2, "floor", False, True, 3),
-    ],
-)
-def test_the_next_rung(rung: int, kind: Kind, teaches: bool, narrow: bool, after: int) -> None:
-    before = Ladder(1.0, 1.4, 2.0, rungs={"other": 1} | ({"p": rung} if rung else {}))
-    ladder = before.after("p", kind, teaches, narrow)
-    assert dict(ladder.rungs) == {"other": 1} | ({"p": after} if after else {})
-    assert before.rungs.get("p", 0) == rung
+    assert not spreads(wide, "floor", "spread", misses=2)
+    assert spreads(wide, "floor", "spread", misses=3)
+    assert not spreads(wide, "floor", "skip", misses=3)
 
 
 FEW = [("111", 86, -0.5), ("110", 69, -0.4), ("1101", 56, -0.2), ("1100", 45, -0.3)]
@@ -155,9 +123,3 @@ MANY = [("111", 100, -0.5), *((str(number), 1, -0.4) for number in range(28))]
 def test_narrow(samples: Samples, is_narrow: bool) -> None:
     group = scored(*samples)
     assert narrow(group, classify(group, BEST), BEST) is is_narrow
-
-
-@pytest.mark.parametrize("settings", [(1.0, 1.0, 2.0), (1.0, 1.4, 0.5), (0.0, 1.4, 2.0)])
-def test_a_ladder_that_cannot_climb_is_refused(settings: tuple[float, float, float]) -> None:
-    with pytest.raises(ValueError, match="factor > 1"):
-        Ladder(*settings)

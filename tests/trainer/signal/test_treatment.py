@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,50 +7,61 @@ import pytest
 from configs.schema import Config
 from rewards.prompts import EXAMPLE_PROMPT
 from tests.scored import scored
-from trainer.signal.curriculum import Visit
-from trainer.signal.self_imitation import Recall
-from trainer.signal.treatment import Treatment, treat
+from trainer.run import Run
+from trainer.signal.rollout import Rollout
+from trainer.signal.self_imitation import SelfImitation
+from trainer.signal.treatment import Treated, treat
 
-STUCK = Visit(EXAMPLE_PROMPT.id, temperature=1.0, misses=3)
+STUCK = Rollout(prompt=0, temperature=1.0, misses=3)
 HAS_RIGHT = [("7", 1, 1.0), ("near", 3, -0.1), ("far", 1, -0.9)]
 NONE_RIGHT = [("near", 30, -0.1), ("far", 10, -0.5)]
+REMEMBERS = SelfImitation().after([0], [scored(*HAS_RIGHT)], 1.0)
 
 
-def treatment(samples: Sequence[tuple[str, int, float]], visit: Visit = STUCK, **signal: Any) -> Treatment:
-    """Of one group; an earlier one had a right answer."""
+def treated(
+    samples: Sequence[tuple[str, int, float]],
+    rollout: Rollout = STUCK,
+    memory: SelfImitation = REMEMBERS,
+    **signal: Any,
+) -> Treated:
+    """One group; an earlier one had a right answer."""
     config = Config.model_validate({"task": {"name": "comparison"}, "signal": signal, "run": {"max_steps": 1}})
-    recall = Recall().after([scored(*HAS_RIGHT)], 1.0)
-    (found,) = treat(config, [scored(*samples)], [visit], recall, 1.0)
+    (found,) = treat(Run(config, (EXAMPLE_PROMPT,), 1.0, "float32"), [rollout], [scored(*samples)], memory)
     return found
 
 
-def test_a_group_with_a_right_answer_recalls_none() -> None:
-    found = treatment(HAS_RIGHT)
-    assert not found.recalled and not found.spread and found.outcome.teaches
+def test_a_group_with_a_right_answer_is_trained_on_by_its_rewards_and_shown_none() -> None:
+    found = treated(HAS_RIGHT)
+    assert found.treatment == "reward" and found.teaches and not found.missed
     assert found.lesson is not None and len(found.lesson.advantages) == 3
 
 
-def test_a_recalled_answer_takes_the_place_of_spreading() -> None:
-    found = treatment(NONE_RIGHT)
-    assert found.recalled and not found.spread and found.outcome.teaches and found.outcome.missed
+def test_an_earlier_right_answer_takes_the_place_of_spreading() -> None:
+    found = treated(NONE_RIGHT)
+    assert found.treatment == "replay" and found.teaches and found.missed
     assert found.lesson is not None and found.lesson.advantages[2] > 0 > max(found.lesson.advantages[:2])
-    waiting = treatment(NONE_RIGHT, STUCK._replace(misses=2))
-    assert waiting.spread and not waiting.recalled and not waiting.outcome.teaches
+    assert len(found.scored.verdicts) == 2  # as sampled
+    waiting = treated(NONE_RIGHT, replace(STUCK, misses=2))
+    assert waiting.treatment == "spread" and not waiting.teaches
 
 
 @pytest.mark.parametrize(("mode", "alike"), [("spread", True), ("skip", True), ("train", False)])
 def test_wrong_answers_beside_a_right_one_are_alike_unless_rewards_are_taken_as_they_are(
     mode: str, alike: bool
 ) -> None:
-    lesson = treatment(HAS_RIGHT, without_best=mode).lesson
+    lesson = treated(HAS_RIGHT, without_best=mode).lesson
     assert lesson is not None
     assert bool(lesson.advantages[1] == pytest.approx(lesson.advantages[2])) is alike
 
 
+def test_without_a_right_answer_there_is_nothing_to_train_on_in_the_mode_skip() -> None:
+    found = treated(NONE_RIGHT, memory=SelfImitation(), without_best="skip")
+    assert (found.treatment, found.lesson, found.can_spread, found.missed) == ("skip", None, False, True)
+
+
 def test_a_spread_that_would_change_nothing_is_no_lesson() -> None:
     """Two answers of the same frequency, and no others: they are spread as they are."""
-    config = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}})
-    (even,) = treat(config, [scored(("near", 1, -0.1), ("far", 1, -0.1))], [STUCK], Recall(), 1.0)
-    assert even.lesson is None and not even.spread and even.outcome.spreads
-    (uneven,) = treat(config, [scored(("near", 3, -0.1), ("far", 1, -0.1))], [STUCK], Recall(), 1.0)
-    assert uneven.lesson is not None and uneven.spread
+    even = treated([("near", 1, -0.1), ("far", 1, -0.1)], memory=SelfImitation())
+    assert (even.treatment, even.lesson, even.can_spread) == ("skip", None, True)
+    uneven = treated([("near", 3, -0.1), ("far", 1, -0.1)], memory=SelfImitation())
+    assert uneven.treatment == "spread" and uneven.lesson is not None
