@@ -1,7 +1,9 @@
 """A group: one prompt and its sampled completions, stored as distinct completions with counts."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Literal
 
 import numpy as np
@@ -54,6 +56,17 @@ class Group:
     def counts(self) -> NDArray[np.int64]:
         """[completions] samples of each completion."""
         return np.array([completion.count for completion in self.completions], dtype=np.int64)
+
+
+def tree_nodes(sequences: Iterable[Sequence[int]]) -> int:
+    """Nodes of the prefix tree of the sequences."""
+    nodes = 0
+    before: list[int] = []
+    for sequence in sorted(map(list, sequences)):
+        pairs = zip(before, sequence, strict=False)
+        nodes += len(sequence) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        before = sequence
+    return nodes
 
 
 EXAMPLE_GROUP = Group(
