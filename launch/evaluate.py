@@ -6,7 +6,8 @@ from rich.text import Text
 
 from configs.schema import Config
 from launch.prepare import prepare
-from launch.processes.pool import TaskScorer, engines_only
+from launch.processes.start import engines_only
+from launch.task_scorer import TaskScorer
 from trainer.evaluation import evaluate
 from trainer.metrics import Evaluation
 

@@ -8,7 +8,7 @@ from configs.schema import Config
 from rewards.prompts import Prompt
 
 
-def check(config: Config, task_prompts: Sequence[Prompt], context_length: int, gpu: bool) -> None:
+def refuse_misfits(config: Config, task_prompts: Sequence[Prompt], context_length: int, gpu: bool) -> None:
     """Raises ConfigError naming everything that does not fit together.
 
     context_length: tokens that the model can attend to. gpu: whether there is one to run on.

@@ -31,7 +31,7 @@ def prepare(config: Config) -> Prepared:
     """
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    tracking.check(config)
+    tracking.refuse_missing_wandb(config)
     trust = config.model.trust_remote_code
     try:
         model = resolve(config.model.path, trust)
@@ -40,7 +40,7 @@ def prepare(config: Config) -> Prepared:
     except ModelError as error:
         raise ConfigError(str(error)) from error
     task = load_task(config.task, config.seed, encoder(tokenizer))
-    preflight.check(config, task.prompts, limit, hardware.has_gpu() or bool(config.cluster.address))
+    preflight.refuse_misfits(config, task.prompts, limit, hardware.has_gpu() or bool(config.cluster.address))
     longest = max(len(prompt.token_ids) for prompt in task.prompts)
     needed = longest + config.sampling.max_completion_length
     return Prepared(config, model, config.engine.max_model_len or min(limit, needed + 1), task)

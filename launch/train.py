@@ -11,7 +11,8 @@ from launch.logger.display import Display
 from launch.logger.run_folder import RunFolder
 from launch.logger.tracking import Tracker, trackers
 from launch.prepare import prepare
-from launch.processes.pool import TaskScorer, engines_and_ranks
+from launch.processes.start import engines_and_ranks
+from launch.task_scorer import TaskScorer
 from trainer import loop
 from trainer.metrics import StepMetrics
 from trainer.ports import Ports

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from configs.errors import ConfigError
 from configs.schema import Config
-from launch.bench.measure import Measurement, quiet
+from launch.bench.measure import Measurement
 from launch.bench.sweep import HELP, Sweep, adjusted, parse_sweep
 from launch.prepare import Prepared, prepare
+from launch.quiet import quiet
 
 WIDTH = 132
 """Columns of the table where there is no terminal to fill."""
@@ -25,9 +26,9 @@ def bench(arguments: Sequence[str]) -> int:
     sweep = parse_sweep(arguments)
     sweep = replace(sweep, config=settled(sweep))
     if sweep.peer:
-        from launch.bench.step import check_peer
+        from launch.bench.step import require_peer
 
-        check_peer()
+        require_peer()
     sweep.output.mkdir(parents=True, exist_ok=True)
     quiet()
 

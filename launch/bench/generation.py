@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from generation.engine import Engine, EngineSpec, SampleRequest, seed_of
-from launch import hardware
+from generation.engine import Engine, SampleRequest, seed_of
 from launch.bench.measure import OURS, PLAIN, WARM_UP, Measurement, Stopwatch, counted, in_turn
 from launch.bench.sweep import POLICIES, Sweep
+from launch.engine_spec import lone_engine_spec
 from launch.prepare import Prepared
 
 Phase = Callable[[str], None]
@@ -15,7 +15,7 @@ Phase = Callable[[str], None]
 def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurement]:
     """Every policy and group size in turn, in one engine in this process."""
     phase("starting the engine")
-    engine = Engine(engine_spec(prepared))
+    engine = Engine(lone_engine_spec(prepared))
     ways = {OURS: engine.sample, PLAIN: engine.sample_plain}
 
     def once(way: str, policy: str, size: int, repeat: int) -> Measurement:
@@ -41,21 +41,6 @@ def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurem
     for policy, size in sweep.cells():
         phase(f"sampling {sweep.prompts} × {size}, {policy}")
         yield from in_turn({way: partial(once, way, policy, size) for way in ways}, sweep.repeats)
-
-
-def engine_spec(prepared: Prepared) -> EngineSpec:
-    """Of an engine without a cluster around it."""
-    config, gpu = prepared.config, hardware.has_gpu()
-    return EngineSpec(
-        model=prepared.model,
-        dtype=hardware.dtype(config.model.dtype, gpu),
-        trust_remote_code=config.model.trust_remote_code,
-        context_length=prepared.context_length,
-        backend="ipc" if gpu else "shared_memory",
-        gpu=gpu,
-        engine=config.engine,
-        sampling=config.sampling,
-    )
 
 
 def requests(sweep: Sweep, prepared: Prepared, policy: str, size: int, repeat: int) -> tuple[SampleRequest, ...]:

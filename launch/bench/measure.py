@@ -9,14 +9,12 @@ import re
 import statistics
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from generation.groups import Group
+from generation.groups import Group, tree_nodes
 from launch import hardware
 from launch.bench.sweep import LONG
 
@@ -109,17 +107,6 @@ def counted(groups: Sequence[Group]) -> dict[str, int]:
     }
 
 
-def tree_nodes(sequences: Iterable[Sequence[int]]) -> int:
-    """Nodes of the prefix tree of the sequences."""
-    nodes = 0
-    before: list[int] = []
-    for sequence in sorted(map(list, sequences)):
-        pairs = zip(before, sequence, strict=False)
-        nodes += len(sequence) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        before = sequence
-    return nodes
-
-
 class Stopwatch:
     """Seconds and peak memory of a piece of work in this process: make one, work, `read`."""
 
@@ -177,16 +164,6 @@ def commit() -> str:
     root = str(Path(__file__).parents[2])
     name = _output("git", "-C", root, "rev-parse", "HEAD")
     return name + ("+" if name and _output("git", "-C", root, "status", "--porcelain") else "")
-
-
-def quiet() -> None:
-    """The libraries' log lines, warnings and progress bars would cover the table."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # in processes started from here
-    warnings.simplefilter("ignore")
 
 
 def _output(*command: str) -> str:

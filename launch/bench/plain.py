@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from generation.engine import SampleRequest
-from generation.groups import Group
-from launch.processes.actors import EngineProcess, RankProcess
 from trainer.update.forest import Forest
 from trainer.update.rank import Rank, RankReport
 
@@ -73,19 +70,6 @@ def padded_logprobs(
     position = position_ids[parents] - first
     chosen: Tensor = logits[row[edge_parent], position[edge_parent], edge_token]
     return chosen - totals[row[edge_parent], position[edge_parent]]
-
-
-class PlainEngineProcess(EngineProcess):
-    """Samples with vLLM's own `n`."""
-
-    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        return self._engine.sample_plain(requests)
-
-
-class PlainRankProcess(RankProcess):
-    """Updates on padded rows."""
-
-    rank_type = DenseRank
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,16 @@ from launch import hardware
 from launch.bench import trl_peer
 from launch.bench.generation import Phase
 from launch.bench.measure import OURS, PLAIN, TRL, Measurement, counted, peak_mib, reset_peak
+from launch.bench.plain_processes import PlainEngineProcess, PlainRankProcess
 from launch.bench.sweep import LONG, POLICIES, Sweep, adjusted, at
 from launch.bench.update import RewardsThatDiffer
 from launch.errors import RemoteError
 from launch.prepare import Prepared
 from launch.processes.actors import EngineProcess, RankProcess
-from launch.processes.pool import Engines, Ranks, TaskScorer, engines_and_ranks
+from launch.processes.pool import Engines, Ranks
+from launch.processes.start import engines_and_ranks
 from launch.processes.waiting import wait
+from launch.task_scorer import TaskScorer
 from trainer import loop
 from trainer.metrics import StepMetrics
 from trainer.ports import Learner, Ports
@@ -33,7 +36,7 @@ from trainer.update.forest import Batch
 from trainer.update.rank import RankReport
 
 
-def check_peer() -> None:
+def require_peer() -> None:
     """Raises ConfigError: TRL is not installed."""
     if find_spec("trl") is None:
         raise ConfigError(
@@ -44,8 +47,6 @@ def check_peer() -> None:
 
 def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurement]:
     """Our way of every policy and group size, then the plain way of each, then TRL's."""
-    from launch.bench.plain import PlainEngineProcess, PlainRankProcess
-
     yield from _own(sweep, prepared, phase, OURS, EngineProcess, RankProcess)
     alone = replace(prepared, config=adjusted(prepared.config, engine={"fork": "off"}))
     yield from _own(sweep, alone, phase, PLAIN, PlainEngineProcess, PlainRankProcess)

@@ -96,7 +96,7 @@ def parse_sweep(words: Sequence[str]) -> Sweep:
         output=Path(given.get("--output", "runs/bench")),
         peer="--peer" in given,
     )
-    _check(sweep)
+    _refuse_unmeasured(sweep)
     return sweep
 
 
@@ -162,7 +162,8 @@ def _policies(text: str) -> tuple[str, ...]:
     return names
 
 
-def _check(sweep: Sweep) -> None:
+def _refuse_unmeasured(sweep: Sweep) -> None:
+    """Raises ConfigError naming every setting that is not measured."""
     config, problems = sweep.config, []
     if config.engine.fork == "off":
         problems.append(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.bench.measure import Stopwatch, tree_nodes
+from generation.groups import tree_nodes
+from launch.bench.measure import Stopwatch
 from launch.bench.sweep import LONG
 
 

@@ -13,11 +13,12 @@ import numpy as np
 from generation.engine import Engine, EngineSpec, SampleRequest, seed_of
 from generation.groups import Completion, FinishReason, Group
 from launch import hardware
-from launch.bench.generation import Phase, engine_spec, requests
+from launch.bench.generation import Phase, requests
 from launch.bench.measure import OURS, PLAIN, WARM_UP, Measurement, Stopwatch, counted, in_turn
 from launch.bench.sweep import Sweep
+from launch.engine_spec import lone_engine_spec
 from launch.prepare import Prepared
-from launch.processes.pool import TaskScorer
+from launch.task_scorer import TaskScorer
 from rewards.prompts import SAME_REWARD, Verdict
 from trainer.ports import Scorer
 from trainer.scored import ScoredGroup
@@ -34,7 +35,7 @@ def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurem
     phase("sampling all groups")
     first: Key = (sweep.policies[0], min(sweep.sizes), WARM_UP)
     keys = [first, *((policy, size, repeat) for policy, size in sweep.cells() for repeat in range(sweep.repeats))]
-    groups = _sampled(engine_spec(prepared), {key: requests(sweep, prepared, *key) for key in keys})
+    groups = _sampled(lone_engine_spec(prepared), {key: requests(sweep, prepared, *key) for key in keys})
     phase("starting the rank")
 
     from launch.bench.plain import DenseRank

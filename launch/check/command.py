@@ -19,17 +19,18 @@ from configs.schema import Config
 from generation.engine import Engine, SampleRequest
 from generation.groups import Group
 from launch import hardware
-from launch.bench.generation import engine_spec
-from launch.bench.measure import quiet
 from launch.check.advice import recommend
+from launch.check.findings import find
 from launch.check.forecast import forecast, probe_forest
-from launch.check.judgement import judge
 from launch.check.look import look
 from launch.check.page import WIDTH, show
+from launch.engine_spec import lone_engine_spec
 from launch.errors import RemoteError
 from launch.prepare import Prepared, prepare
-from launch.processes.pool import TaskScorer, engines_only
+from launch.processes.start import engines_only
 from launch.processes.waiting import wait
+from launch.quiet import quiet
+from launch.task_scorer import TaskScorer
 from trainer.ports import Generator
 from trainer.update.forest import Forest
 from trainer.update.probe import UpdateCost, probe
@@ -55,8 +56,8 @@ def check(config: Config) -> int:
         seen = look(config, task, site.generator, TaskScorer(task), phase)
         phase("timing an update")
         cost = site.cost(probe_forest(seen, config))
-    predicted = forecast(seen, config, cost, engine_spec(prepared).forks)
-    findings = judge(seen, config, task, predicted)
+    predicted = forecast(seen, config, cost, lone_engine_spec(prepared).forks)
+    findings = find(seen, config, task, predicted)
     console.print()
     show(console, config, seen, recommend(seen, config), predicted, findings)
     return COULD_NOT if findings and findings[0].fatal else COULD
@@ -78,7 +79,7 @@ def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
         phase("starting the engine")
         limit = config.cluster.start_timeout
         with _quiet_start(), _within(limit, "Starting the engine", "cluster.start_timeout"):
-            engine = Engine(engine_spec(prepared))
+            engine = Engine(lone_engine_spec(prepared))
         yield Site(LocalEngine(engine, config.cluster.sample_timeout), partial(_cost, prepared))
         return
     single = config.model_copy(update={"engine": config.engine.model_copy(update={"engines": 1})})

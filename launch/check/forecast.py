@@ -19,7 +19,7 @@ LOGITS_BYTES = 3 * (64 << 20)
 LIBRARIES_BYTES = {"engine": 1 << 30, "rank": 3 << 28}
 """A process before it holds a model: Python, torch, and vLLM or DeepSpeed, as far as it is not shared."""
 
-PUBLISHING_COPIES = 5
+WEIGHT_SYNC_COPIES = 5
 """Times that every weight is copied on its way: into the bucket, shared memory, the engine's, packed, and summed."""
 
 PROBE_NODES = 256
@@ -51,7 +51,7 @@ class Forecast:
 EXAMPLE_FORECAST = Forecast(
     memory={"rank": {"weights": 5.4e8, "gradients": 5.4e8, "optimizer": 1.1e9}, "engine": {"weights": 5.4e8}},
     available=2.1e10,
-    seconds={"sampling": 1.6, "update": 6.1, "publishing": 1.2},
+    seconds={"sampling": 1.6, "update": 6.1, "weight sync": 1.2},
     tree_tokens=1400.0,
 )
 
@@ -100,7 +100,7 @@ def forecast(look: Look, config: Config, cost: UpdateCost, forks: bool) -> Forec
         seconds={
             "sampling": sample,
             "update": update * training.num_iterations,
-            "publishing": size * PUBLISHING_COPIES * cost.seconds_per_byte,
+            "weight sync": size * WEIGHT_SYNC_COPIES * cost.seconds_per_byte,
         },
         tree_tokens=tree_tokens,
     )

@@ -9,8 +9,7 @@ import numpy as np
 
 from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
-from generation.groups import Group
-from launch.bench.measure import tree_nodes
+from generation.groups import Group, tree_nodes
 from rewards.prompts import Outcome, Prompt
 from rewards.task import Task
 from trainer.diagnosis.trial import EXAMPLE_TRIAL, Trial, hold

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from configs.schema import Config
 from launch.check.advice import Recommendation, chances
+from launch.check.findings import Finding
 from launch.check.forecast import RANGE, Forecast, total
-from launch.check.judgement import Finding
 from launch.check.look import Look, distinct_share, share
 from launch.logger.display import COLORS
 from trainer.scored import ScoredGroup
@@ -52,8 +52,8 @@ def show(
         Text(
             f"Estimates of an early step, {RANGE[0]:g} to {RANGE[1]:g} times that. Sampling: what it took here, "
             "scaled to sampling.prompts_per_step and num_generations. Update: the tokens of the trees seen, by what "
-            "a few of the model's layers took for them here. Publishing: copies of all weights. Steps get shorter as "
-            "completions become alike.",
+            "a few of the model's layers took for them here. Weight sync: copies of all weights. Steps get shorter "
+            "as completions become alike.",
             "dim",
         ),
         Text(),

@@ -22,8 +22,8 @@ class Tracker(Protocol):
         ...
 
 
-def check(config: Config) -> None:
-    """Whether what the configuration asks for is installed. Raises ConfigError; imports nothing."""
+def refuse_missing_wandb(config: Config) -> None:
+    """Raises ConfigError: Weights & Biases is asked for and not installed. Imports nothing."""
     spec = find_spec("wandb")
     missing = spec is None or spec.origin is None  # a folder named wandb, as W&B itself leaves, has no origin
     if config.tracking.wandb != "off" and missing:

@@ -1,27 +1,32 @@
-"""The processes: Ray actors around an engine and around a rank."""
+"""The processes: Ray actors around an engine and around a rank.
 
-import os
+Ray imports this module before it makes an actor, and how many threads to use is known only then. So importing it must
+not import torch, which settles that on import.
+"""
+
 import socket
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from generation.buckets import BUCKET_BYTES, Layout
 from generation.engine import Engine, EngineSpec, SampleRequest
 from generation.groups import Group
-from launch.processes.segment import Address, Bytes, Segment, attach, parts, room
-from launch.processes.waiting import wait
+from launch.processes.segment import Address, Bytes, attach, parts
+from launch.processes.threads import use_threads
 from trainer.update.forest import Forest
 from trainer.update.rank import Rank, RankReport, RankSpec
-from trainer.update.weight_sync import Sender, sender
+
+if TYPE_CHECKING:
+    from generation.buckets import Layout
+    from trainer.update.weight_sync import Sender
 
 
 class EngineProcess:
     """Hosts an engine; its methods are the engine's."""
 
     def __init__(self, spec: EngineSpec) -> None:
+        use_threads(spec.engine.threads, spec.engine.engines)
         self._engine = Engine(spec)
         self._segments: dict[int, Bytes] = {}
 
@@ -47,7 +52,7 @@ class EngineProcess:
             self._segments[index] = segment
         return segment is not None
 
-    def update_weights_from(self, index: int, sizes: Sequence[int], layout: Layout) -> None:
+    def update_weights_from(self, index: int, sizes: Sequence[int], layout: "Layout") -> None:
         """`update_weights` with the bucket in segment `index`. sizes: bytes of each weight."""
         data = tuple(parts(self._segments[index], sizes))
         self._engine.update_weights({"data": data, "layout": layout})
@@ -59,98 +64,8 @@ class EngineProcess:
         self._engine.confirm(policy_version, checksum)
 
 
-class EngineClient:
-    """All engines at once, for the sending rank: `trainer.update.weight_sync.Client`."""
-
-    def __init__(self, engines: Mapping[str, Any], workers_per_engine: int, timeout: float) -> None:
-        self._engines = engines
-        self._workers_per_engine = workers_per_engine
-        self._timeout = timeout
-        self._loading: dict[str, Any] = {}
-        self.begin(0)
-
-    def begin(self, policy_version: int) -> None:
-        """From now on `policy_version` is synced, and the timeout counts."""
-        self._policy_version = policy_version
-        self._since = time.monotonic()
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """See `Client`. With `nccl` each engine's workers have places of their own in the group."""
-        calls = {}
-        for index, (name, engine) in enumerate(self._engines.items()):
-            info = dict(init_info)
-            if "rank_offset" in info:
-                info["rank_offset"] += index * self._workers_per_engine
-            calls[name] = engine.init_weight_transfer_engine.remote(info)
-        self._wait(calls)
-
-    def start_weight_update(self) -> None:
-        self._loading = {}
-        self._wait(self._all("start_weight_update"))
-
-    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Returns while the engines load, so that the next call is made ready meanwhile."""
-        bucket = ray.put(update_info)
-        self._wait(self._loading)
-        self._loading = self._all("update_weights", bucket)
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._wait(self._loading)
-        self._wait(self._all("finish_weight_update", weight_version or str(self._policy_version)))
-
-    def _all(self, method: str, *arguments: Any) -> dict[str, Any]:
-        return {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
-
-    def _wait(self, calls: Mapping[str, Any]) -> dict[str, Any]:
-        phase = f"syncing the weights of policy version {self._policy_version}"
-        return wait(calls, phase, self._timeout, "cluster.publish_timeout", self._since)
-
-
-class BucketClient(EngineClient):
-    """All engines at once, where weights come in buckets: in shared memory to the engines of this machine, in Ray's
-    object store, which would be new memory every time, to the others.
-
-    Two segments take turns: one bucket is written while the engines load the one before.
-    """
-
-    def __init__(self, engines: Mapping[str, Any], workers_per_engine: int, timeout: float) -> None:
-        super().__init__(engines, workers_per_engine, timeout)
-        self._segments: dict[int, Segment] = {}
-        self._near: frozenset[str] = frozenset()
-        self._turn = 0
-
-    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Returns while the engines load the bucket."""
-        assert isinstance(update_info, dict)
-        data, layout = update_info["data"], update_info["layout"]
-        sizes = [array.nbytes for array in data]
-        self._turn = 1 - self._turn
-        self._make_room(room(sizes))
-        if self._near:
-            self._segments[self._turn].write(data)
-        bucket = ray.put(update_info) if len(self._near) < len(self._engines) else None
-        self._wait(self._loading)
-        self._loading = {
-            name: engine.update_weights_from.remote(self._turn, sizes, layout)
-            if name in self._near
-            else engine.update_weights.remote(bucket)
-            for name, engine in self._engines.items()
-        }
-
-    def _make_room(self, size: int) -> None:
-        """A segment for this turn that is large enough. What an engine loads meanwhile is in the other one."""
-        segment = self._segments.get(self._turn)
-        if not hasattr(os, "memfd_create") or (segment and segment.address.size >= size):
-            return
-        self._segments[self._turn] = Segment(max(size, BUCKET_BYTES))
-        attached = self._wait(self._all("attach", self._turn, self._segments[self._turn].address))
-        self._near = frozenset(name for name, near in attached.items() if near)
-
-
 class RankProcess:
     """Hosts a rank and its part of weight sync."""
-
-    rank_type: type[Rank] = Rank
 
     def address(self) -> tuple[str, int, int]:
         """This process's address and two free ports."""
@@ -169,8 +84,15 @@ class RankProcess:
         port: int,
         timeout: float,
     ) -> None:
-        """Loads the model and meets the other ranks; `port` is for weight transfer."""
-        self._rank = self.rank_type(spec)
+        """Loads the model and meets the other ranks.
+
+        port: for weight transfer. timeout: seconds that a weight sync may take.
+        """
+        use_threads(spec.training.threads, spec.training.ranks)
+        from launch.processes.weight_clients import BucketClient, EngineClient
+        from trainer.update.weight_sync import sender
+
+        self._rank = self.new_rank(spec)
         client = BucketClient if backend == "shared_memory" else EngineClient
         self._client = client(engines, workers_per_engine, timeout)
         self._sender: Sender = sender(
@@ -182,6 +104,10 @@ class RankProcess:
             master_port=port,
             workers=len(engines) * workers_per_engine,
         )
+
+    def new_rank(self, spec: RankSpec) -> Rank:
+        """The rank to host; benchmarks have one of their own."""
+        return Rank(spec)
 
     def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
         return self._rank.update(forests, num_samples, num_tokens)

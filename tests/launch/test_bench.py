@@ -9,8 +9,6 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from configs.errors import ConfigError
@@ -29,7 +27,6 @@ from launch.bench.measure import (
     counted,
     in_turn,
     spread,
-    tree_nodes,
 )
 from launch.bench.sweep import DEFAULT_PROMPTS, Sweep, at, parse_sweep
 from launch.bench.update import RewardsThatDiffer
@@ -141,11 +138,6 @@ def test_counts_are_of_samples_and_of_distinct_ones() -> None:
         "distinct_completions": 4,
         "distinct_tokens": 8,
     }
-
-
-@given(st.lists(st.lists(st.integers(0, 2), max_size=5), max_size=8))
-def test_tree_nodes_are_distinct_prefixes(sequences: list[list[int]]) -> None:
-    assert tree_nodes(sequences) == len({tuple(s[:end]) for s in sequences for end in range(1, len(s) + 1)})
 
 
 def test_peak_memory_is_that_of_the_measurement() -> None:

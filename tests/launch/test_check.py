@@ -15,11 +15,11 @@ from generation.engine import SampleRequest
 from generation.groups import Group
 from launch.__main__ import main
 from launch.check.advice import chances, recommend
+from launch.check.findings import Finding, find
 from launch.check.forecast import EXAMPLE_FORECAST, Forecast, forecast, probe_forest, rank_bytes, total
-from launch.check.judgement import Finding, judge
 from launch.check.look import Look, count, look, nodes, thinned
 from launch.check.page import WIDTH, show, verdict
-from launch.processes.pool import TaskScorer
+from launch.task_scorer import TaskScorer
 from rewards.judges import Answer
 from rewards.prompts import Prompt, Verdict
 from rewards.task import Task
@@ -116,7 +116,7 @@ def found(
     predicted: Forecast = EXAMPLE_FORECAST,
     **sections: Any,
 ) -> Sequence[Finding]:
-    return judge(seen(shares, of, **sections), a_config(**sections), of or a_task(), predicted)
+    return find(seen(shares, of, **sections), a_config(**sections), of or a_task(), predicted)
 
 
 def causes(findings: Sequence[Finding]) -> list[tuple[str, bool]]:
@@ -271,7 +271,7 @@ def test_solved_is_not_hopeless() -> None:
     task = Task(a_task().prompts[::2], 1.0, right)
     result = seen({"a": 1.0}, task)
     assert set(result.kinds) == {"solved"}
-    findings = judge(result, a_config(), task, EXAMPLE_FORECAST)
+    findings = find(result, a_config(), task, EXAMPLE_FORECAST)
     assert findings == ()
     assert verdict(result, findings).startswith("Already solved: all samples of all 8 prompts")
 
@@ -310,7 +310,7 @@ def test_the_forecast_scales_with_the_step() -> None:
     # The latest batch, of four prompts, took two seconds.
     assert few.seconds["sampling"] == pytest.approx(2.0 * nodes([g.group for g in result.groups]) / result.nodes / 2)
     assert many.seconds["sampling"] == pytest.approx(2 * few.seconds["sampling"])
-    assert many.seconds["publishing"] == few.seconds["publishing"] > 0
+    assert many.seconds["weight sync"] == few.seconds["weight sync"] > 0
     plain = forecast(result, a_config(sampling={"prompts_per_step": 4, "num_generations": 64}), EXAMPLE_UPDATE_COST,
                      forks=False)  # fmt: skip
     assert plain.seconds["sampling"] == pytest.approx(2.0 * 2 / 2 / 4, rel=0.3)  # without forks, samples count
@@ -382,7 +382,7 @@ def page(shares: Any = MIXED, **sections: Any) -> list[str]:
     out = io.StringIO()
     result, config = seen(shares, **sections), a_config(**sections)
     predicted = forecast(result, config, EXAMPLE_UPDATE_COST, forks=True)
-    findings = judge(result, config, a_task(), predicted)
+    findings = find(result, config, a_task(), predicted)
     show(Console(file=out, width=200), config, result, recommend(result, config), predicted, findings)
     return out.getvalue().splitlines()
 

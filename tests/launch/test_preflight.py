@@ -4,7 +4,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.schema import Config
-from launch.preflight import check
+from launch.preflight import refuse_misfits
 from rewards.prompts import Prompt
 
 
@@ -19,13 +19,13 @@ def prompts(*lengths: int) -> tuple[Prompt, ...]:
 
 def refused(given: Config, asked: tuple[Prompt, ...], context: int = 100, gpu: bool = False) -> str:
     with pytest.raises(ConfigError) as error:
-        check(given, asked, context, gpu)
+        refuse_misfits(given, asked, context, gpu)
     return str(error.value)
 
 
 def test_what_fits_passes() -> None:
     given = config(sampling={"prompts_per_step": 2, "max_completion_length": 10}, engine={"max_model_len": 50})
-    check(given, prompts(40, 3), 50, gpu=False)
+    refuse_misfits(given, prompts(40, 3), 50, gpu=False)
 
 
 def test_more_prompts_per_step_than_prompts() -> None:
@@ -90,11 +90,11 @@ def test_forking_needs_an_engine_in_one_process() -> None:
 def test_tensor_parallel_needs_gpus() -> None:
     given = config(sampling={"prompts_per_step": 1}, engine={"tensor_parallel_size": 2})
     assert "engine.tensor_parallel_size: 2 needs as many GPUs" in refused(given, prompts(3), gpu=False)
-    check(given, prompts(3), 100, gpu=True)
+    refuse_misfits(given, prompts(3), 100, gpu=True)
 
 
 def test_all_problems_are_named_at_once() -> None:
     given = config(sampling={"prompts_per_step": 8}, engine={"tensor_parallel_size": 2})
     with pytest.raises(ConfigError) as error:
-        check(given, prompts(200), 100, gpu=False)
+        refuse_misfits(given, prompts(200), 100, gpu=False)
     assert len(error.value.problems) == 3

@@ -53,7 +53,7 @@ def test_wandb_offline_keeps_its_files_in_the_run_folder(tmp_path: Path, monkeyp
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     config = samples.config(run={"directory": str(tmp_path)}, tracking={"wandb": "offline"})
-    tracking.check(config)
+    tracking.refuse_missing_wandb(config)
     folder = RunFolder.create(config)
     opened = tracking.trackers(config, folder)
     assert len(opened) == 2
@@ -75,5 +75,5 @@ def test_wandb_that_is_not_installed_is_refused_early(
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k != "wandb"})
     config = samples.config(tracking={"wandb": "online"})
     with pytest.raises(ConfigError, match=r"tracking\.wandb: online needs the package wandb.*pip install"):
-        tracking.check(config)
-    tracking.check(samples.config())
+        tracking.refuse_missing_wandb(config)
+    tracking.refuse_missing_wandb(samples.config())

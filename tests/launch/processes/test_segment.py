@@ -34,7 +34,7 @@ for line in sys.stdin:
 def owner() -> Iterator[tuple[Address, subprocess.Popen[str]]]:
     """Another process with a segment; it writes nine times the number that it is sent."""
     command = [sys.executable, "-c", OWNER]
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     with subprocess.Popen(
         command,
         cwd=root,

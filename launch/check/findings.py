@@ -1,4 +1,4 @@
-"""Could this run learn? What was seen, judged as a run judges itself (`trainer.diagnosis.causes`)."""
+"""Could this run learn? What stands in its way, found as a run finds its own causes (`trainer.diagnosis.causes`)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ EXAMPLE_FINDING = Finding(
 )
 
 
-def judge(look: Look, config: Config, task: Task, forecast: Forecast) -> tuple[Finding, ...]:
+def find(look: Look, config: Config, task: Task, forecast: Forecast) -> tuple[Finding, ...]:
     """Everything that stands in the way, what the run could not learn with first; empty if nothing does."""
     history = _history(look, config, task)
     found = [*_silence(look, history, task), *_too_large(history, forecast)]

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from generation.buckets import pack, unpack
-from launch.processes import actors
-from launch.processes.actors import BucketClient, EngineProcess
+from launch.processes import weight_clients
+from launch.processes.actors import EngineProcess
+from launch.processes.weight_clients import BucketClient
 
 
 class RecordingEngine:
@@ -51,9 +52,9 @@ class LateClient(BucketClient):
 
 @pytest.mark.parametrize("near", [(True,), (False,), (True, False), (True, True)])
 def test_every_engine_gets_every_bucket(monkeypatch: pytest.MonkeyPatch, near: tuple[bool, ...]) -> None:
-    """Over some publishes, with buckets of several sizes, one larger than a segment was at first."""
-    monkeypatch.setattr(actors, "BUCKET_BYTES", 1000)
-    monkeypatch.setattr("launch.processes.actors.ray.put", lambda value: value)
+    """Over some weight syncs, with buckets of several sizes, one larger than a segment was at first."""
+    monkeypatch.setattr(weight_clients, "BUCKET_BYTES", 1000)
+    monkeypatch.setattr("launch.processes.weight_clients.ray.put", lambda value: value)
     engines = {f"engine {index}": Actor(is_near) for index, is_near in enumerate(near)}
     client = LateClient(engines, 1, 1.0)
     generator = torch.Generator().manual_seed(0)
@@ -77,5 +78,5 @@ def test_every_engine_gets_every_bucket(monkeypatch: pytest.MonkeyPatch, near: t
     for engine in engines.values():
         used = "update_weights_from" if engine.near else "update_weights"
         assert set(engine.calls) == {"attach", used}
-        # Segments stay from one publish to the next: two, of which each grew at most once.
+        # Segments stay from one weight sync to the next: two, of which each grew at most once.
         assert engine.calls.count("attach") <= 4

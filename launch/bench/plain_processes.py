@@ -1,0 +1,24 @@
+"""The processes of the plain way. As in `launch.processes.actors`, torch comes only when an actor is made."""
+
+from collections.abc import Sequence
+
+from generation.engine import SampleRequest
+from generation.groups import Group
+from launch.processes.actors import EngineProcess, RankProcess
+from trainer.update.rank import Rank, RankSpec
+
+
+class PlainEngineProcess(EngineProcess):
+    """Samples with vLLM's own `n`."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        return self._engine.sample_plain(requests)
+
+
+class PlainRankProcess(RankProcess):
+    """Updates on padded rows."""
+
+    def new_rank(self, spec: RankSpec) -> Rank:
+        from launch.bench.plain import DenseRank
+
+        return DenseRank(spec)
