@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.update.forest import Forest
-from trainer.update.rank import Rank, RankReport
+from trainer.update.rank import Rank
+from trainer.update.report import RankReport
 
 
 class DenseRank(Rank):

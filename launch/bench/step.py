@@ -33,7 +33,7 @@ from trainer.ports import Learner, Ports
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import Kind
 from trainer.update.forest import Batch
-from trainer.update.rank import RankReport
+from trainer.update.report import RankReport
 
 
 def require_peer() -> None:

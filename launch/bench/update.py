@@ -24,7 +24,8 @@ from trainer.ports import Scorer
 from trainer.scored import ScoredGroup
 from trainer.signal.advantages import assign
 from trainer.update.forest import pack
-from trainer.update.rank import Rank, RankReport, RankSpec
+from trainer.update.rank import Rank, RankSpec
+from trainer.update.report import RankReport
 
 Key = tuple[str, int, int]
 """Policy, group size and repeat."""

@@ -15,7 +15,8 @@ from generation.groups import Group
 from launch.processes.segment import Address, Bytes, attach, parts
 from launch.processes.threads import use_threads
 from trainer.update.forest import Forest
-from trainer.update.rank import Rank, RankReport, RankSpec
+from trainer.update.rank import Rank, RankSpec
+from trainer.update.report import RankReport
 
 if TYPE_CHECKING:
     from generation.buckets import Layout

@@ -8,9 +8,9 @@ from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Group
 from launch.processes.waiting import wait
-from trainer.diagnosis.alarm import DType
+from trainer.run import DType
 from trainer.update.forest import Batch
-from trainer.update.rank import RankReport
+from trainer.update.report import RankReport
 
 GRACE = 10.0
 """Seconds more for the ranks than for the engines that they send to: the word about a late engine comes first."""
