@@ -1,7 +1,8 @@
-"""docs/metrics.md has every name that a run writes."""
+"""docs/metrics.md says what is declared, and has every name that a run writes."""
 
 import json
 import re
+import runpy
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -10,10 +11,12 @@ import pytest
 
 from launch.logger.run_folder import RunFolder
 from tests.launch import samples
-from trainer.diagnosis.causes import Cause
+from trainer.diagnosis.sentences import Cause
 from trainer.metrics import StepMetrics
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[2] / "docs"
+
+PAGE = DOCS / "metrics.md"
 
 FILES = ("groups.jsonl", "summary.json")
 """Titles of sections of their own; all others are of metrics.jsonl."""
@@ -27,6 +30,13 @@ def documented() -> dict[str, list[str]]:
         cells = [line.split("|")[1] for line in lines if line.startswith("|")]
         found[title if title in FILES else "metrics.jsonl"] += re.findall(r"`(\w+)`", "".join(cells))
     return found
+
+
+def test_the_tables_are_what_the_metrics_declare() -> None:
+    written, page = runpy.run_path(str(DOCS / "write_metrics.py"))["written"], PAGE.read_text(encoding="utf-8")
+    assert page == written(page), "docs/metrics.md is out of date: run `.venv/bin/python docs/write_metrics.py`"
+    with pytest.raises(ValueError, match=r"has tables for the sections .*, and the metrics declare .*'Time'"):
+        written(page.replace("<!-- metrics: Time -->", ""))
 
 
 def test_every_metric_is_explained_once() -> None:
