@@ -18,7 +18,9 @@ from rich.text import Text
 
 from configs.schema import Config
 from launch.logger.run_folder import RunFolder
-from trainer.metrics import PromptResult, Result, StepMetrics
+from trainer.ending import Result, Stop, Target
+from trainer.evaluation import PromptResult
+from trainer.metrics import StepMetrics
 
 WIDTH = 110
 """Columns of the display at most, and of the final table where there is no terminal to fill."""
@@ -251,11 +253,11 @@ def _prompt_table(result: Result, best_reward: float) -> Table:
 def _conclusion(result: Result) -> list[Text]:
     before, after = result.before, result.after
     style, head = {
-        True: ("bold green", "Target reached"),
-        False: ("bold red", "Target not reached"),
-        None: ("bold", "Done"),
-    }[result.reached]
-    if result.gave_up:
+        Target.REACHED: ("bold green", "Target reached"),
+        Target.MISSED: ("bold red", "Target not reached"),
+        Target.NONE: ("bold", "Done"),
+    }[result.target]
+    if result.stop is Stop.CANNOT_LEARN:
         style, head = "bold red", "Stopped"
     cause = [Text(result.diagnosis.verdict), Text(result.diagnosis.advice, "bold")] if result.diagnosis else []
     return [

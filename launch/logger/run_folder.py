@@ -10,9 +10,10 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.loading import dump
 from configs.schema import Config
-from trainer.metrics import Evaluation, Result, StepMetrics, of_groups
-from trainer.scored import ScoredGroup
-from trainer.signal.kinds import Kind
+from trainer.ending import Result
+from trainer.evaluation import Evaluation
+from trainer.metrics import StepMetrics, of_groups
+from trainer.signal.treatment import Treated
 
 MOST_FREQUENT = 5
 """Completions of a group that groups.jsonl keeps."""
@@ -57,9 +58,9 @@ class RunFolder:
     def tensorboard_path(self) -> Path:
         return self.path / "tensorboard"
 
-    def step(self, metrics: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+    def step(self, metrics: StepMetrics, groups: Sequence[Treated]) -> None:
         """Append a line to metrics.jsonl, and one for each group to groups.jsonl."""
-        rows = [_group_row(metrics.step, scored, kind) for scored, kind in groups]
+        rows = [_group_row(metrics.step, one) for one in groups]
         _append(self.path / "groups.jsonl", rows)
         _append(self.path / "metrics.jsonl", [asdict(metrics)])
 
@@ -86,14 +87,15 @@ def _claimed(path: Path, config_text: str) -> bool:
     return True
 
 
-def _group_row(step: int, scored: ScoredGroup, kind: Kind) -> dict[str, Any]:
+def _group_row(step: int, treated: Treated) -> dict[str, Any]:
+    scored = treated.scored
     group = scored.group
     shares = of_groups([scored])
     judged = list(zip(group.completions, scored.verdicts, strict=True))
     return {
         "step": step,
         "prompt_id": group.prompt.id,
-        "kind": kind,
+        "kind": treated.kind,
         "reward": scored.reward_mean,
         "reward_std": scored.reward_std,
         "temperature": group.temperature,
@@ -118,7 +120,7 @@ def _group_row(step: int, scored: ScoredGroup, kind: Kind) -> dict[str, Any]:
 def _summary(result: Result, config: Config) -> dict[str, Any]:
     before = {prompt.prompt_id: prompt for prompt in result.before.prompts}
     return {
-        "reached": result.reached,
+        "reached": result.target.value,
         "target_reward": config.run.target_reward,
         "verdict": result.verdict,
         "cause": result.diagnosis.cause if result.diagnosis else None,

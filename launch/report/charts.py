@@ -2,8 +2,9 @@
 
 import html
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +14,10 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from launch.report.read import RunRecord
+from trainer.metric import Panel, declared
+from trainer.metrics import StepMetrics
 from trainer.signal.kinds import Kind
+from trainer.update.report import RankReport
 
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's colours, told apart with any kind of colour vision."""
@@ -40,6 +44,9 @@ FEW_STEPS = 40
 FEW_TICKS = 5
 """Up to this height whole numbers are labelled one by one."""
 
+REPORTED = frozenset(name for name, _ in declared(RankReport))
+"""Metrics that there are only where there was an update."""
+
 HEIGHT = 320
 """Pixels of a chart with one or two panels."""
 
@@ -56,17 +63,23 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Part of a chart, one line per run. values: of a run, [steps]. format: d3's, "d" for whole numbers.
-    levels: height -> name of fixed lines across."""
+class Curves:
+    """A panel, drawn: one line per run. values: of a run, [steps]. levels: height -> name of fixed lines across."""
 
-    title: str
+    panel: Panel
     values: Callable[[RunRecord], NDArray[np.float64]]
-    format: str = ".3f"
-    log: bool = False
-    from_zero: bool = True
-    steps: bool = False
-    levels: dict[float, str] | None = None
+    levels: Mapping[float, str]
+
+
+NOTES = {
+    "Reward": "Mean over all samples of a step. It dips where hard prompts are sampled more often than solved ones.",
+    "Distinct completions": "It falls as the policy grows sure. Near 0 with a low reward, it is sure of wrong "
+    "answers.",
+    "Temperature ladder": "A collapsed prompt is sampled hotter, rung by rung, until its completions differ.",
+    "Gradient": "The norm before it is limited, on a logarithmic axis. Steps without an update are gaps.",
+    "Policy": "How far it has moved, and whether engines and trainer hold the same one.",
+}
+"""Charts with lines: title -> note. Their panels are those that metrics declare, then `_derived` ones."""
 
 
 def charts(runs: Sequence[RunRecord]) -> list[tuple[Chart, ...]]:
@@ -74,15 +87,6 @@ def charts(runs: Sequence[RunRecord]) -> list[tuple[Chart, ...]]:
     groups = max(float(np.nanmax(sum(_kinds(run).values()), initial=0)) for run in runs)
     seconds = max(float(np.nanmax(run.metric("seconds_step"), initial=0)) for run in runs)
     several = len(runs) > 1
-    reward = Chart(
-        "Reward",
-        "Mean over all samples of a step. It dips where hard prompts are sampled more often than solved ones.",
-        _lines(
-            runs,
-            Panel("mean reward", _named("reward_mean"), from_zero=False, levels=_reward_levels(runs)),
-            Panel("prompts solved", _named("prompts_solved"), "d", steps=True),
-        ),
-    )
     kinds = tuple(
         Chart(
             _of("Kinds of groups", run, several),
@@ -99,43 +103,35 @@ def charts(runs: Sequence[RunRecord]) -> list[tuple[Chart, ...]]:
         )
         for run in runs
     )
-    distinct = Chart(
-        "Distinct completions",
-        "It falls as the policy grows sure. Near 0 with a low reward, it is sure of wrong answers.",
-        _lines(runs, Panel("share of the samples", distinct_share, ".2%")),
-    )
-    ladder = Chart(
-        "Temperature ladder",
-        "A collapsed prompt is sampled hotter, rung by rung, until its completions differ.",
-        _lines(
-            runs,
-            Panel("highest temperature", _named("temperature_max"), ".2f", steps=True),
-            Panel("prompts above the base temperature", prompts_above_base, "d", steps=True),
-        ),
-    )
-    gradient = Chart(
-        "Gradient",
-        "The norm before it is limited, on a logarithmic axis. Steps without an update are gaps.",
-        _lines(
-            runs,
-            Panel("gradient norm", _updated("grad_norm"), ".3g", log=True, levels=_clip_levels(runs)),
-            Panel("clip fraction of the probability ratios", _updated("clip_fraction"), ".2%"),
-            Panel("learning rate", _updated("learning_rate"), ".3g"),
-        ),
-    )
-    drift = Chart(
-        "Policy",
-        "How far it has moved, and whether engines and trainer hold the same one.",
-        _lines(
-            runs,
-            Panel("KL to the reference (0 where training.beta is 0)", _updated("kl"), ".3g"),
-            Panel("shift since a prompt's first visit, nats per completion", _named("policy_shift"), ".3g"),
-            Panel("log-probability gap, trainer against sampler", _updated("logprob_gap"), ".3g"),
-        ),
-    )
+    curves = [*_declared(runs), *_derived()]
+    lines = {
+        title: Chart(title, note, _lines(runs, *(each for each in curves if each.panel.chart == title)))
+        for title, note in NOTES.items()
+    }
+    reward, policy = (lines["Reward"],), (lines["Gradient"], lines["Policy"])
+    distinct, ladder = lines["Distinct completions"], lines["Temperature ladder"]
     if several:
-        return [(reward,), kinds, times, (distinct, ladder), (gradient, drift)]
-    return [(reward,), (*kinds, distinct), (*times, ladder), (gradient, drift)]
+        return [reward, kinds, times, (distinct, ladder), policy]
+    return [reward, (*kinds, distinct), (*times, ladder), policy]
+
+
+def _declared(runs: Sequence[RunRecord]) -> list[Curves]:
+    """Of the metrics that declare a panel."""
+    panels = [(name, metric.panel) for name, metric in declared(StepMetrics) if metric.panel]
+    return [
+        Curves(panel, partial(_metric, name), LEVELS[name](runs) if name in LEVELS else {})
+        for name, panel in sorted(panels, key=lambda named: not named[1].first)
+    ]
+
+
+def _derived() -> tuple[Curves, ...]:
+    """Of what takes more than one metric, or none."""
+    return (
+        Curves(Panel("Distinct completions", "share of the samples", ".2%"), distinct_share, {}),
+        Curves(
+            Panel("Temperature ladder", "prompts above the base temperature", "d", steps=True), prompts_above_base, {}
+        ),
+    )
 
 
 def plotly_js() -> str:
@@ -152,7 +148,7 @@ def distinct_share(run: RunRecord) -> NDArray[np.float64]:
 def prompts_above_base(run: RunRecord) -> NDArray[np.float64]:
     """[steps] prompts sampled above the base temperature."""
     hot = Counter(
-        visit.step for visits in run.visits.values() for visit in visits if visit.temperature > run.base_temperature
+        one.step for rollouts in run.rollouts.values() for one in rollouts if one.temperature > run.base_temperature
     )
     return np.array([float(hot[int(step)]) for step in run.metric("step")])
 
@@ -166,13 +162,10 @@ def _kinds(run: RunRecord) -> dict[str, NDArray[np.float64]]:
     return {kind: run.metric(f"groups_{kind}") for kind in get_args(Kind)}
 
 
-def _named(name: str) -> Callable[[RunRecord], NDArray[np.float64]]:
-    return lambda run: run.metric(name)
-
-
-def _updated(name: str) -> Callable[[RunRecord], NDArray[np.float64]]:
-    """The metric where there was an update: its zeros elsewhere mean nothing."""
-    return lambda run: np.where(run.metric("tree_tokens") == 0, np.nan, run.metric(name))
+def _metric(name: str, run: RunRecord) -> NDArray[np.float64]:
+    """[steps] of the metric. What ranks report is unknown where there was no update: its zeros there mean nothing."""
+    values = run.metric(name)
+    return np.where(run.metric("tree_tokens") == 0, np.nan, values) if name in REPORTED else values
 
 
 def _reward_levels(runs: Iterable[RunRecord]) -> dict[float, str]:
@@ -188,20 +181,27 @@ def _clip_levels(runs: Iterable[RunRecord]) -> dict[float, str]:
     return {run.config.training.max_grad_norm: "clipped above" for run in runs if run.config}
 
 
+LEVELS: Mapping[str, Callable[[Iterable[RunRecord]], dict[float, str]]] = {
+    "reward_mean": _reward_levels,
+    "grad_norm": _clip_levels,
+}
+"""Metric -> the fixed lines across its panel."""
+
+
 def _of(title: str, run: RunRecord, several: bool) -> str:
     return f"{title}: {run.name}" if several else title
 
 
-def _lines(runs: Sequence[RunRecord], *panels: Panel) -> Any:
+def _lines(runs: Sequence[RunRecord], *curves: Curves) -> Any:
     """One panel above the other, one line per run in each. A panel that no run has a value for is left out, unless
     it is the only one."""
-    panels = tuple(panel for panel in panels if _known(panel, runs)) or panels[:1]
+    curves = tuple(each for each in curves if _known(each, runs)) or curves[:1]
     figure = make_subplots(
-        rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.16 if len(panels) < 3 else 0.13
+        rows=len(curves), cols=1, shared_xaxes=True, vertical_spacing=0.16 if len(curves) < 3 else 0.13
     )
-    for row, panel in enumerate(panels, 1):
+    for row, each in enumerate(curves, 1):
         for number, run in enumerate(runs):
-            values = panel.values(run)
+            values = each.values(run)
             few = np.isfinite(values).sum() <= FEW_STEPS
             figure.add_trace(
                 go.Scatter(
@@ -216,24 +216,24 @@ def _lines(runs: Sequence[RunRecord], *panels: Panel) -> Any:
                         "color": RUN_COLOURS[number % len(RUN_COLOURS)],
                         "dash": RUN_DASHES[number % len(RUN_DASHES)],
                         "width": 1.75,
-                        "shape": "hv" if panel.steps else "linear",
+                        "shape": "hv" if each.panel.steps else "linear",
                     },
-                    hovertemplate=f"%{{y:{panel.format}}}",
+                    hovertemplate=f"%{{y:{each.panel.format}}}",
                 ),
                 row=row,
                 col=1,
             )
-        _across(figure, row, panel, runs)
-    return _styled(figure, HEIGHT + 80 * max(len(panels) - 2, 0))
+        _across(figure, row, each, runs)
+    return _styled(figure, HEIGHT + 80 * max(len(curves) - 2, 0))
 
 
-def _known(panel: Panel, runs: Sequence[RunRecord]) -> bool:
-    return any(np.isfinite(panel.values(run)).any() for run in runs)
+def _known(curves: Curves, runs: Sequence[RunRecord]) -> bool:
+    return any(np.isfinite(curves.values(run)).any() for run in runs)
 
 
-def _across(figure: Any, row: int, panel: Panel, runs: Sequence[RunRecord]) -> None:
+def _across(figure: Any, row: int, curves: Curves, runs: Sequence[RunRecord]) -> None:
     """The panel's axis, title and levels."""
-    values = np.concatenate([panel.values(run) for run in runs])
+    panel, values = curves.panel, np.concatenate([curves.values(run) for run in runs])
     top, least = float(np.nanmax(values, initial=0)), float(np.nanmin(values, initial=np.inf, where=values > 0))
     ticks: int | str | None = 1 if panel.format == "d" and top <= FEW_TICKS else None
     if panel.log and top < 100 * least:
@@ -251,7 +251,7 @@ def _across(figure: Any, row: int, panel: Panel, runs: Sequence[RunRecord]) -> N
     faint = {"showarrow": False, "xref": "paper", "font": {"size": 12, "color": FAINT}, "bgcolor": VEIL}
     title_at = figure.get_subplot(row, 1).yaxis.domain[1]
     figure.add_annotation(text=panel.title, x=0, xanchor="left", yref="paper", y=title_at, yanchor="bottom", **faint)
-    for height, name in (panel.levels or {}).items():
+    for height, name in curves.levels.items():
         y = np.log10(height) if panel.log else height  # plotly places lines by value and texts by exponent
         figure.add_hline(y=height, row=row, col=1, line={"color": FAINT, "width": 1, "dash": "dot"})
         figure.add_annotation(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from configs.schema import Config
 from launch.report.charts import Chart, plotly_js
-from launch.report.read import Ending, RunRecord, Visit
+from launch.report.read import Ending, Rollout, RunRecord
+from trainer.ending import Target
 from trainer.signal.kinds import Kind
 
 HERE = Path(__file__).parent
@@ -29,8 +30,12 @@ HEIGHTS: dict[Kind, int] = {"solved": 13, "learning": 10, "collapsed": 7, "floor
 """Of a kind in the strip, of 13: the strip can be read without its colours."""
 
 
-STATES = {True: ("reached", "Target reached"), False: ("missed", "Target not reached"), None: ("done", "Done")}
-"""`Ending.reached`: class of the box, and its first words."""
+STATES = {
+    Target.REACHED: ("reached", "Target reached"),
+    Target.MISSED: ("missed", "Target not reached"),
+    Target.NONE: ("done", "Done"),
+}
+"""Class of the box, and its first words."""
 
 
 def page(runs: Sequence[RunRecord], charts: Sequence[Sequence[Chart]]) -> str:
@@ -105,7 +110,7 @@ def _state(run: RunRecord) -> tuple[str, str, str]:
             "Unfinished",
             f"There is no summary.json: {last} the run is still going on, or it was killed.",
         )
-    state, word = STATES[run.ending.reached]
+    state, word = STATES[run.ending.target]
     if run.ending.cause:
         return "missed", f"Could not learn: {run.ending.cause.replace('_', ' ')}", run.ending.verdict
     return state, word, run.ending.verdict
@@ -192,35 +197,35 @@ def _chart(chart: Chart, number: int) -> str:
 
 
 def _prompts(run: RunRecord, named: bool) -> str:
-    if not run.visits:
+    if not run.rollouts:
         return ""
-    chosen = sorted(run.visits, key=lambda prompt_id: run.visits[prompt_id][-1].reward)[:PROMPTS]
-    hidden = len(run.visits) - len(chosen)
+    chosen = sorted(run.rollouts, key=lambda prompt_id: run.rollouts[prompt_id][-1].reward)[:PROMPTS]
+    hidden = len(run.rollouts) - len(chosen)
     caption = f"<caption>{hidden} more, with higher rewards, in groups.jsonl.</caption>" if hidden else ""
     legend = "".join(f'<li><i class="{kind}"></i>{kind}</li>' for kind in HEIGHTS)
-    last_step = max(visit.step for visits in run.visits.values() for visit in visits)
+    last_step = max(rollout.step for rollouts in run.rollouts.values() for rollout in rollouts)
     rows = _joined(
         f"""<tr><th>{_text(run.questions.get(prompt_id, prompt_id), QUESTION)}</th>
-<td class="time">{_strip(run.visits[prompt_id], last_step)}</td>
-<td class="visit">{_visit(run.visits[prompt_id][0], run)}</td>
-<td class="visit">{_visit(run.visits[prompt_id][-1], run)}</td></tr>"""
+<td class="time">{_strip(run.rollouts[prompt_id], last_step)}</td>
+<td class="rollout">{_rollout(run.rollouts[prompt_id][0], run)}</td>
+<td class="rollout">{_rollout(run.rollouts[prompt_id][-1], run)}</td></tr>"""
         for prompt_id in chosen
     )
     of = f": {_text(run.name)}" if named else ""
     return f"""<section><h2>Prompt by prompt{of}</h2>
 <ul class="kinds">{legend}</ul>
 <table class="prompts">{caption}
-<thead><tr><th>prompt</th><th>kind over time</th><th>first visit</th><th>last visit</th></tr></thead>
+<thead><tr><th>prompt</th><th>kind over time</th><th>first rollout</th><th>last rollout</th></tr></thead>
 <tbody>
 {rows}
 </tbody></table></section>"""
 
 
-def _strip(visits: Sequence[Visit], last_step: int) -> str:
+def _strip(rollouts: Sequence[Rollout], last_step: int) -> str:
     """The kinds of a prompt's groups over the steps of the run; neighbours of one kind are one bar."""
     tallest = max(HEIGHTS.values())
     bars = []
-    for kind, same in groupby(zip(visits, [*visits[1:], None], strict=True), key=lambda pair: pair[0].kind):
+    for kind, same in groupby(zip(rollouts, [*rollouts[1:], None], strict=True), key=lambda pair: pair[0].kind):
         pairs = list(same)
         (first, _), (last, following) = pairs[0], pairs[-1]
         end = following.step if following else last_step + 1
@@ -229,18 +234,18 @@ def _strip(visits: Sequence[Visit], last_step: int) -> str:
             f'<rect class="{kind}" x="{first.step - 1}" y="{tallest - HEIGHTS[kind]}" width="{end - first.step}" '
             f'height="{HEIGHTS[kind]}"><title>{steps}: {kind}</title></rect>'
         )
-    kinds = ", ".join(dict.fromkeys(visit.kind for visit in visits))
-    times = "1 visit" if len(visits) == 1 else f"{len(visits)} visits"
+    kinds = ", ".join(dict.fromkeys(rollout.kind for rollout in rollouts))
+    times = "1 rollout" if len(rollouts) == 1 else f"{len(rollouts)} rollouts"
     return (
         f'<svg class="strip" viewBox="0 0 {last_step} {tallest}" preserveAspectRatio="none" role="img" '
         f'aria-label="{kinds}">{"".join(bars)}</svg><span class="small">{times}</span>'
     )
 
 
-def _visit(visit: Visit, run: RunRecord) -> str:
-    kept = visit.completions[:COMPLETIONS]
+def _rollout(rollout: Rollout, run: RunRecord) -> str:
+    kept = rollout.completions[:COMPLETIONS]
     configured = run.config.sampling.num_generations if run.config else 1
-    whole = max(configured, sum(one.count for one in visit.completions))
+    whole = max(configured, sum(one.count for one in rollout.completions))
     items = "".join(
         f'<li class="{"correct" if one.outcome == "correct" else "other"}">'
         f'<span class="what"><i class="share" style="width:{one.count / whole:.1%}"></i>'
@@ -249,12 +254,12 @@ def _visit(visit: Visit, run: RunRecord) -> str:
         f'<span class="reward" title="{_text(one.outcome)}">{_signed(one.reward, ".3g")}</span></li>'
         for one in kept
     )
-    more = visit.distinct - len(kept)
+    more = rollout.distinct - len(kept)
     rest = f'<span class="small">and {more} other text{"s" * (more > 1)}</span>' if more > 0 else ""
-    hot = f", temperature {visit.temperature:.3g}" if visit.temperature != run.base_temperature else ""
+    hot = f", temperature {rollout.temperature:.3g}" if rollout.temperature != run.base_temperature else ""
+    reward = _signed(rollout.reward, ".3f")
     return (
-        f'<span class="small">step {visit.step}: {visit.kind}, reward {_signed(visit.reward, ".3f")}{hot}</span>'
-        f"<ol>{items}</ol>{rest}"
+        f'<span class="small">step {rollout.step}: {rollout.kind}, reward {reward}{hot}</span><ol>{items}</ol>{rest}'
     )
 
 

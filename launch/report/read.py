@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from configs.errors import ConfigError
 from configs.loading import load
 from configs.schema import Config
+from trainer.ending import Target
 from trainer.signal.kinds import Kind
 
 
@@ -26,7 +27,7 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class Visit:
+class Rollout:
     """A prompt in one step. reward: mean over the group. distinct: completions different from one another.
 
     completions: the most frequent ones, most frequent first.
@@ -52,12 +53,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the run ended. reached: None when no target was set. cause, advice: None for a run that ended well.
+    """How the run ended. cause, advice: None for a run that ended well. alarms: one line each."""
 
-    alarms: one line each.
-    """
-
-    reached: bool | None
+    target: Target
     verdict: str
     cause: str | None
     advice: str | None
@@ -74,7 +72,7 @@ class RunRecord:
 
     config: None when its config.yaml cannot be read; `notes` says so.
     metrics: by name as in `StepMetrics`, [steps]; nan where metrics.jsonl has null or lacks the name.
-    visits: prompt id -> its visits in order.
+    rollouts: prompt id -> its rollouts in order.
     questions: prompt id -> the last user message, for the prompts that summary.json has.
     ending: None while there is no summary.json.
     notes: what could not be read.
@@ -83,7 +81,7 @@ class RunRecord:
     name: str
     config: Config | None
     metrics: Mapping[str, NDArray[np.float64]]
-    visits: Mapping[str, tuple[Visit, ...]]
+    rollouts: Mapping[str, tuple[Rollout, ...]]
     questions: Mapping[str, str]
     ending: Ending | None
     notes: tuple[str, ...]
@@ -98,7 +96,7 @@ class RunRecord:
         """What prompts are sampled at that no ladder has raised: as configured, or else the lowest there was."""
         if self.config:
             return self.config.sampling.temperature
-        return min((visit.temperature for visits in self.visits.values() for visit in visits), default=float("nan"))
+        return min((one.temperature for rollouts in self.rollouts.values() for one in rollouts), default=float("nan"))
 
     def metric(self, name: str) -> NDArray[np.float64]:
         """[steps], all nan for a name that the run does not have."""
@@ -110,10 +108,10 @@ EXAMPLE_RUN = RunRecord(
     name="comparison",
     config=None,
     metrics={"step": np.array([1.0, 2.0]), "reward_mean": np.array([-0.5, 1.0]), "loss": np.array([np.nan, 0.1])},
-    visits={
+    rollouts={
         "comparison-7-3": (
-            Visit(1, "collapsed", -0.5, 1.0, 1, (Sampled("No", 128, -0.5, "wrong"),)),
-            Visit(
+            Rollout(1, "collapsed", -0.5, 1.0, 1, (Sampled("No", 128, -0.5, "wrong"),)),
+            Rollout(
                 2, "learning", 0.25, 1.4, 2, (Sampled("Yes", 64, 1.0, "correct"), Sampled("No", 64, -0.5, "wrong"))
             ),
         )
@@ -137,15 +135,15 @@ def read_run(path: Path, name: str) -> RunRecord:
         )
     notes: list[str] = []
     metrics = _columns(list(_rows(metrics_file, notes)))
-    visits: dict[str, list[Visit]] = {}
+    rollouts: dict[str, list[Rollout]] = {}
     for where, row in _rows(path / "groups.jsonl", notes):
-        visits.setdefault(_text(where, row, "prompt_id"), []).append(_visit(where, row))
+        rollouts.setdefault(_text(where, row, "prompt_id"), []).append(_rollout(where, row))
     summary = _summary(summary_file)
     return RunRecord(
         name=name,
         config=_config(path / "config.yaml", notes),
         metrics=metrics,
-        visits={prompt_id: tuple(of_prompt) for prompt_id, of_prompt in visits.items()},
+        rollouts={prompt_id: tuple(of_prompt) for prompt_id, of_prompt in rollouts.items()},
         questions=_questions(summary_file, summary),
         ending=_ending(summary_file, summary),
         notes=tuple(notes),
@@ -195,11 +193,11 @@ def _columns(rows: Sequence[tuple[str, Row]]) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _visit(where: str, row: Row) -> Visit:
+def _rollout(where: str, row: Row) -> Rollout:
     kind = KINDS.get(_text(where, row, "kind"))
     if kind is None:
         raise _refused(where, "kind", row["kind"], f"one of {', '.join(KINDS)}")
-    return Visit(
+    return Rollout(
         step=_whole(where, row, "step"),
         kind=kind,
         reward=_number(where, row, "reward"),
@@ -246,7 +244,7 @@ def _ending(path: Path, summary: Row | None) -> Ending | None:
     where = str(path)
     stopped = _text(where, summary, "stopped")
     return Ending(
-        reached=_optional(_flag, where, summary, "reached"),
+        target=Target(_optional(_flag, where, summary, "reached")),
         verdict=_optional(_text, where, summary, "verdict") or stopped,
         cause=_optional(_text, where, summary, "cause"),
         advice=_optional(_text, where, summary, "advice"),

@@ -1,16 +1,21 @@
 """A short run on four prompts, as records."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from configs.schema import Config
 from generation.groups import EXAMPLE_GROUP
 from launch.logger.run_folder import RunFolder
 from rewards.prompts import EXAMPLE_VERDICT, Verdict
 from trainer.diagnosis.alarm import Alarm
-from trainer.metrics import Evaluation, PromptResult, Result, StepMetrics
+from trainer.ending import Result, Stop, Target
+from trainer.evaluation import Evaluation, PromptResult
+from trainer.metrics import StepMetrics
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
+from trainer.signal.advantages import EXAMPLE_LESSON
 from trainer.signal.kinds import Kind
+from trainer.signal.rollout import EXAMPLE_ROLLOUT
+from trainer.signal.treatment import Treated
 
 
 def config(**sections: Any) -> Config:
@@ -18,53 +23,36 @@ def config(**sections: Any) -> Config:
     return Config.model_validate({"task": {"name": "comparison"}, "run": run} | sections)
 
 
+_DIFFERENT = {
+    name: number if kind is int else number / 100
+    for number, (name, kind) in enumerate(get_type_hints(StepMetrics).items(), 1)
+}
+"""A value for every metric, each of its own."""
+
+
 def metrics(step: int = 1, **fields: Any) -> StepMetrics:
     """A step of a run whose reward climbs from -0.2 to 1.0 in ten steps."""
     reward = min(-0.2 + 0.12 * step, 1.0)
-    values: dict[str, Any] = {
-        "step": step,
-        "policy_version": step - 1,
-        "reward_mean": reward,
-        "reward_std": 0.4,
-        "groups_learning": 5,
-        "groups_solved": 2,
-        "groups_collapsed": 1,
-        "groups_floor": 0,
-        "groups_trained": 5,
-        "groups_spread": 1,
-        "groups_rescued": 1,
-        "prompts_solved": 6,
-        "completions": 1024,
-        "distinct_completions": 87,
-        "truncated": 0.01,
-        "malformed": 0.02,
-        "correct": 0.8,
-        "temperature_max": 1.4,
-        "policy_shift": 0.8,
-        "tree_tokens": 2345,
-        "dense_tokens": 60000,
-        "loss": 0.01,
-        "kl": 0.0,
-        "clip_fraction": 0.0,
-        "logprob_gap": 0.003,
-        "grad_norm": 1.5,
-        "learning_rate": 2e-5,
-        "seconds_sample": 4.21,
-        "seconds_score": 0.04,
-        "seconds_update": 6.35,
-        "seconds_publish": 0.52,
-        "seconds_step": 11.2,
-        "seconds_total": 11.2 * step,
-    }
+    values: dict[str, Any] = dict(_DIFFERENT)
+    values |= {"step": step, "policy_version": step - 1, "reward_mean": reward, "prompts_solved": 6}
+    values |= {"groups_learning": 5, "groups_solved": 2, "groups_collapsed": 1, "groups_floor": 0}
+    values |= {"completions": 1024, "distinct_completions": 87, "loss": 0.01, "grad_norm": 1.5}
+    values |= {"seconds_sample": 4.21, "seconds_score": 0.04, "seconds_update": 6.35, "seconds_publish": 0.52}
+    values |= {"seconds_step": 11.2, "seconds_total": 11.2 * step}
     return StepMetrics(**values | fields)
 
 
-def groups() -> list[tuple[ScoredGroup, Kind]]:
+def groups() -> list[Treated]:
     """One of two answers, and one of seven."""
     many = EXAMPLE_GROUP.completions[:1] * 7
     verdicts = (EXAMPLE_VERDICT, *[Verdict(-1.0, "malformed")] * 6)
     seven = ScoredGroup(type(EXAMPLE_GROUP)(EXAMPLE_GROUP.prompt, many, temperature=1.4, policy_version=4), verdicts)
-    return [(EXAMPLE_SCORED_GROUP, "learning"), (seven, "learning")]
+    return [treated(EXAMPLE_SCORED_GROUP, "learning"), treated(seven, "learning")]
+
+
+def treated(scored: ScoredGroup, kind: Kind) -> Treated:
+    """A group as the logger gets it; what it is trained on is not of the group."""
+    return Treated(EXAMPLE_ROLLOUT, scored, kind, "reward", EXAMPLE_LESSON, False, False, False)
 
 
 PAIRS = ((47, 12), (3, 88), (61, 60), (5, 7))
@@ -81,11 +69,11 @@ def evaluation(solved: bool) -> Evaluation:
     )
 
 
-def result(reached: bool | None = True) -> Result:
+def result(target: Target = Target.REACHED) -> Result:
     return Result(
-        reached=reached,
+        target=target,
+        stop=Stop.TARGET,
         stopped="The mean sampled reward of all 4 prompts reached 0.995.",
-        gave_up=False,
         verdict="The mean sampled reward of all 4 prompts reached 0.995, from 0.062 to 1.000.",
         diagnosis=None,
         steps=10,

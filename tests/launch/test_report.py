@@ -11,11 +11,13 @@ import pytest
 
 from launch.__main__ import BAD_INPUT, OK, main
 from launch.logger.run_folder import RunFolder
-from launch.report.charts import Chart, charts, distinct_share, prompts_above_base
+from launch.report.charts import NOTES, Chart, charts, distinct_share, prompts_above_base
 from launch.report.command import names
-from launch.report.read import RunRecord, Visit, read_run
+from launch.report.read import Rollout, RunRecord, read_run
 from tests.launch import samples
 from tests.launch.samples import written
+from trainer.metric import declared
+from trainer.metrics import StepMetrics
 
 TITLES = ["Reward", "Kinds of groups", "Distinct completions", "Seconds by phase", "Temperature ladder"]
 TITLES += ["Gradient", "Policy"]
@@ -192,6 +194,18 @@ def test_every_curve_of_every_chart_has_values(tmp_path: Path) -> None:
     assert reward[0].y == pytest.approx([-0.08, 0.04, 0.16, 0.28])
 
 
+def test_a_metric_is_drawn_in_the_chart_that_it_declares(tmp_path: Path) -> None:
+    made = {chart.title: chart.figure for chart in drawn(recorded(written(tmp_path)))}
+    for name, metric in declared(StepMetrics):
+        if metric.panel:
+            assert metric.panel.chart in NOTES, f"{name}: no chart is called {metric.panel.chart!r}"
+            assert metric.panel.title in [note.text for note in made[metric.panel.chart].layout.annotations]
+    assert [note.text for note in made["Gradient"].layout.annotations] == [
+        *("gradient norm", "clipped above 1"),
+        *("clip fraction of the probability ratios", "learning rate"),
+    ]
+
+
 def test_kinds_and_phases_are_stacked(tmp_path: Path) -> None:
     run = recorded(written(tmp_path))
     kinds, times = (chart.figure.data for chart in drawn(run) if chart.title.startswith(("Kinds", "Seconds")))
@@ -216,8 +230,8 @@ def test_a_step_without_an_update_is_a_gap(tmp_path: Path) -> None:
 def test_the_ladder_counts_prompts_above_the_base_temperature(tmp_path: Path) -> None:
     run = recorded(written(tmp_path))
 
-    def visit(step: int, temperature: float) -> Visit:
-        return replace(run.visits["comparison-7-3"][0], step=step, temperature=temperature)
+    def rollout(step: int, temperature: float) -> Rollout:
+        return replace(run.rollouts["comparison-7-3"][0], step=step, temperature=temperature)
 
-    hot = replace(run, visits={"a": (visit(1, 1.0), visit(2, 1.4)), "b": (visit(2, 1.96), visit(3, 1.0))})
+    hot = replace(run, rollouts={"a": (rollout(1, 1.0), rollout(2, 1.4)), "b": (rollout(2, 1.96), rollout(3, 1.0))})
     assert prompts_above_base(hot).tolist() == [0, 2, 0]

@@ -31,7 +31,7 @@ def hostile(directory: Path) -> Path:
     """A run whose completions, questions, verdict, alarm and name are out to break the page."""
     config = samples.config(run={"directory": str(directory)})
     folder = RunFolder.create(config)
-    (scored, _), *_ = samples.groups()
+    scored = samples.groups()[0].scored
     first = scored.group.completions[0]
     for step in (1, 2, 3):
         for number, text in enumerate(HOSTILE):
@@ -41,7 +41,9 @@ def hostile(directory: Path) -> Path:
                 completions=(replace(first, text=text, count=scored.group.num_generations),),
             )
             alone = replace(scored, group=group, verdicts=scored.verdicts[:1])
-            folder.step(samples.metrics(len(HOSTILE) * (step - 1) + number + 1), [(alone, "collapsed")])
+            folder.step(
+                samples.metrics(len(HOSTILE) * (step - 1) + number + 1), [samples.treated(alone, "collapsed")]
+            )
     result = samples.result()
     questions = tuple(
         replace(prompt, prompt_id=f"{number} {text}", question=text)
@@ -114,8 +116,8 @@ def test_hostile_text_is_shown_and_does_nothing(page: chromium.Page) -> None:
         assert page.run(f"document.querySelectorAll('{made}').length") == 0
     section = "document.querySelectorAll('table.prompts')[0].tBodies[0]"
     assert page.run(f"[...{section}.querySelectorAll('th')].map(cell => cell.textContent)") == list(SHOWN)
-    shown = page.run(f"[...{section}.querySelectorAll('.visit .text')].map(cell => cell.textContent)")
-    assert shown == [text for text in SHOWN for _ in ("first visit", "last visit")]
+    shown = page.run(f"[...{section}.querySelectorAll('.rollout .text')].map(cell => cell.textContent)")
+    assert shown == [text for text in SHOWN for _ in ("first rollout", "last rollout")]
     name = "<img src=x onerror='window.pwned = 1'>"
     assert page.run("document.querySelector('.verdict .name').textContent") == name
     assert page.run("document.querySelector('.legendtext').textContent") == name

@@ -12,6 +12,7 @@ from launch.logger.run_folder import RunFolder
 from launch.report.read import Sampled, Scores, read_run
 from tests.launch import samples
 from tests.launch.samples import written
+from trainer.ending import Target
 from trainer.metrics import StepMetrics
 
 
@@ -28,15 +29,15 @@ def test_everything_that_a_run_writes_is_read(tmp_path: Path) -> None:
         assert run.metric(field.name).tolist() == [getattr(samples.metrics(step), field.name) for step in (1, 2, 3)]
     assert run.config == samples.config(run={"directory": str(tmp_path)})
 
-    (visits,) = run.visits.values()  # both groups of every step are of one prompt
-    assert [visit.step for visit in visits] == [1, 1, 2, 2, 3, 3]
-    first = visits[0]
+    (rollouts,) = run.rollouts.values()  # both groups of every step are of one prompt
+    assert [rollout.step for rollout in rollouts] == [1, 1, 2, 2, 3, 3]
+    first = rollouts[0]
     assert (first.kind, first.reward, first.temperature, first.distinct) == ("learning", 0.625, 1.0, 2)
     assert first.completions == (Sampled("Yes", 96, 1.0, "correct"), Sampled("No", 32, -0.5, "wrong"))
 
     result, ending = samples.result(), run.ending
     assert ending is not None
-    assert (ending.reached, ending.steps, ending.seconds) == (True, result.steps, result.seconds)
+    assert (ending.target, ending.steps, ending.seconds) == (Target.REACHED, result.steps, result.seconds)
     assert ending.before == Scores(0.0625, 0.5, 0, 4)
     assert ending.after == Scores(1.0, 1.0, 4, 4)
     assert ending.alarms == ("logprob_gap is 0.3.",)
@@ -70,7 +71,7 @@ def test_a_line_that_is_being_written_is_left_out_and_noted(tmp_path: Path, file
     (path / file).write_text(whole + '{"step": 4, "rew')
     run = read_run(path, "running")
     assert run.steps == 3
-    assert sum(map(len, run.visits.values())) == 6
+    assert sum(map(len, run.rollouts.values())) == 6
     assert run.notes == (f"{file}, line {lines + 1}: the line is not finished and was left out.",)
 
 

@@ -11,8 +11,9 @@ from configs.schema import Config
 from launch.logger.display import ROWS, Display, sparkline
 from launch.logger.run_folder import RunFolder
 from tests.launch import samples
-from trainer.diagnosis.causes import EXAMPLE_DIAGNOSIS
-from trainer.metrics import Evaluation, Result
+from trainer.diagnosis.sentences import EXAMPLE_DIAGNOSIS
+from trainer.ending import Result, Stop, Target
+from trainer.evaluation import Evaluation
 
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -122,14 +123,15 @@ def test_the_end_is_a_table_of_prompts_and_where_the_files_are(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("reached", "head"), [(True, "Target reached"), (False, "Target not reached"), (None, "Done")]
+    ("target", "head"),
+    [(Target.REACHED, "Target reached"), (Target.MISSED, "Target not reached"), (Target.NONE, "Done")],
 )
-def test_the_end_says_whether_the_target_was_reached(tmp_path: Path, reached: bool | None, head: str) -> None:
-    assert f"\n{head} after 10 steps" in final(tmp_path, samples.result(reached))
+def test_the_end_says_whether_the_target_was_reached(tmp_path: Path, target: Target, head: str) -> None:
+    assert f"\n{head} after 10 steps" in final(tmp_path, samples.result(target))
 
 
 def test_the_end_says_why_a_run_was_given_up_and_what_to_change(tmp_path: Path) -> None:
-    given_up = replace(samples.result(False), gave_up=True, diagnosis=EXAMPLE_DIAGNOSIS)
+    given_up = replace(samples.result(Target.MISSED), stop=Stop.CANNOT_LEARN, diagnosis=EXAMPLE_DIAGNOSIS)
     lines = final(tmp_path, given_up).splitlines()
     head = next(index for index, line in enumerate(lines) if line.startswith("Stopped after 10 steps"))
     assert lines[head + 2 : head + 4] == [EXAMPLE_DIAGNOSIS.verdict, EXAMPLE_DIAGNOSIS.advice]

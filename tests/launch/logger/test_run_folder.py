@@ -10,7 +10,8 @@ from configs.errors import ConfigError
 from configs.loading import load
 from launch.logger.run_folder import MOST_FREQUENT, RunFolder
 from tests.launch import samples
-from trainer.diagnosis.causes import EXAMPLE_DIAGNOSIS
+from trainer.diagnosis.sentences import EXAMPLE_DIAGNOSIS
+from trainer.ending import Target
 from trainer.metrics import StepMetrics
 
 
@@ -111,6 +112,14 @@ def test_a_summary_says_how_it_went(tmp_path: Path) -> None:
     assert [row["prompt_id"] for row in table] == [f"comparison-{a}-{b}" for a, b in samples.PAIRS]
     assert (table[1]["greedy_before"], table[1]["greedy_after"]) == ("Yes", "No")
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "summary.json"]
+
+
+@pytest.mark.parametrize(("target", "reached"), [(Target.NONE, None), (Target.REACHED, True), (Target.MISSED, False)])
+def test_a_summary_says_whether_the_target_was_reached(tmp_path: Path, target: Target, reached: bool | None) -> None:
+    config = samples.config(run={"directory": str(tmp_path)})
+    folder = RunFolder.create(config)
+    folder.summary(samples.result(target), config)
+    assert json.loads((folder.path / "summary.json").read_text())["reached"] is reached
 
 
 def test_a_summary_says_why_a_run_could_not_learn(tmp_path: Path) -> None:
