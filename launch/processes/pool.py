@@ -10,7 +10,7 @@ from generation.groups import Group
 from launch.processes.waiting import wait
 from trainer.run import DType
 from trainer.update.forest import Batch
-from trainer.update.report import RankReport
+from trainer.update.report import RankReport, together
 
 GRACE = 10.0
 """Seconds more for the ranks than for the engines that they send to: the word about a late engine comes first."""
@@ -78,15 +78,3 @@ class Ranks:
         """Writes the model in Hugging Face format."""
         calls = {name: actor.save.remote(folder) for name, actor in self.actors.items()}
         wait(calls, "saving the model", self.config.cluster.update_timeout, "cluster.update_timeout")
-
-
-def together(reports: Sequence[RankReport]) -> RankReport:
-    """One report of all ranks' parts."""
-    return RankReport(
-        loss=sum(report.loss for report in reports),
-        kl=sum(report.kl for report in reports),
-        clip_fraction=sum(report.clip_fraction for report in reports),
-        logprob_gap=sum(report.logprob_gap for report in reports),
-        grad_norm=reports[0].grad_norm,
-        learning_rate=reports[0].learning_rate,
-    )
