@@ -291,7 +291,7 @@ class Measured:
 
     @cached_property
     def shares(self) -> "Shares":
-        return of_groups(self.scored)
+        return of_groups(self.scored, self.weights)
 
     @property
     def drift(self) -> float:
@@ -321,9 +321,9 @@ class Shares:
 EXAMPLE_SHARES = Shares(distinct=0.016, correct=0.75, wrong=0.25, malformed=0.0, truncated=0.0)
 
 
-def of_groups(scored: Sequence[ScoredGroup]) -> Shares:
-    """The shares in the groups; texts are different within a group."""
-    weights = _weights(scored)
+def of_groups(scored: Sequence[ScoredGroup], weights: NDArray[np.float64] | None = None) -> Shares:
+    """The shares in the groups; texts are different within a group. weights: `_weights`, if they are known."""
+    weights = _weights(scored) if weights is None else weights
     outcomes = np.concatenate([group.outcomes for group in scored])
     texts = [
         len({completion.text for completion in group.group.completions}) / group.group.num_generations

@@ -1,5 +1,6 @@
 """A scored group: generation's group joined with rewards' verdicts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
@@ -30,6 +31,16 @@ class ScoredGroup:
         return np.array([verdict.reward for verdict in self.verdicts], dtype=np.float64)
 
     @cached_property
+    def reward_low(self) -> float:
+        """Of any completion."""
+        return float(self.rewards.min())
+
+    @cached_property
+    def reward_high(self) -> float:
+        """Of any completion."""
+        return float(self.rewards.max())
+
+    @cached_property
     def reward_mean(self) -> float:
         """Mean over the group's samples (counts as weights)."""
         return self.mean(self.rewards)
@@ -51,8 +62,10 @@ class ScoredGroup:
     @cached_property
     def samples(self) -> dict[Outcome, int]:
         """How many samples had which outcome."""
-        sums = np.bincount(self.outcomes, self.group.counts, len(OUTCOMES)).astype(int).tolist()
-        return dict(zip(OUTCOMES, sums, strict=True))
+        samples = dict.fromkeys(OUTCOMES, 0)
+        for verdict, completion in zip(self.verdicts, self.group.completions, strict=True):
+            samples[verdict.outcome] += completion.count
+        return samples
 
     @cached_property
     def answers(self) -> tuple[str | None, ...]:
@@ -62,15 +75,22 @@ class ScoredGroup:
             for completion, code in zip(self.group.completions, self.outcomes.tolist(), strict=True)
         )
 
+    @cached_property
+    def samples_of_answer(self) -> Mapping[str, int]:
+        """How many samples say what, of those that are answers."""
+        samples: dict[str, int] = {}
+        for answer, count in zip(self.answers, self.group.counts.tolist(), strict=True):
+            if answer is not None:
+                samples[answer] = samples.get(answer, 0) + count
+        return samples
+
     def right(self, best_reward: float) -> NDArray[np.bool_]:
         """[completions] which are right answers; one that was punished for its length is."""
-        if best_reward not in self._right:
-            self._right[best_reward] = (self.outcomes == CORRECT) | (self.rewards >= best_reward - SAME_REWARD)
-        return self._right[best_reward]
+        return (self.outcomes == CORRECT) | (self.rewards >= best_reward - SAME_REWARD)
 
-    @cached_property
-    def _right(self) -> dict[float, NDArray[np.bool_]]:
-        return {}
+    def holds_best(self, best_reward: float) -> bool:
+        """Whether a right answer is among the completions."""
+        return self.samples["correct"] > 0 or self.reward_high >= best_reward - SAME_REWARD
 
 
 def normalized(text: str) -> str:

@@ -80,8 +80,10 @@ def _std(scored: Sequence[ScoredGroup]) -> float:
 
 def _in_loss(scored: ScoredGroup, mask_truncated: bool) -> NDArray[np.bool_]:
     """DAPO's overlong filtering (arXiv 2503.14476, section 3.4): not what was cut off, if so configured."""
+    if not mask_truncated:
+        return np.ones(len(scored.verdicts), np.bool_)
     finished = [completion.finish_reason != "length" for completion in scored.group.completions]
-    return np.array(finished) | (not mask_truncated)
+    return np.array(finished, np.bool_)
 
 
 EXAMPLE_LESSON = Lesson(EXAMPLE_SCORED_GROUP, np.array([0.57726, -1.73178]), np.array([True, True]))

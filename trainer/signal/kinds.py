@@ -31,10 +31,9 @@ def classify(scored: ScoredGroup, best_reward: float) -> Kind:
     learning: rewards differ. solved: one reward, and right. collapsed: one reward below the best and
     (nearly) one text. floor: one reward below the best and many texts.
     """
-    rewards = scored.rewards
-    if rewards.max() - rewards.min() > SAME_REWARD:
+    if scored.reward_high - scored.reward_low > SAME_REWARD:
         return "learning"
-    if holds_best(scored, best_reward):
+    if scored.holds_best(best_reward):
         return "solved"
     return "collapsed" if _dominant_share(scored) >= COLLAPSED_SHARE else "floor"
 
@@ -49,15 +48,15 @@ def teaches(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBe
     if kind != "learning":
         return False
     rescue = scored.group.temperature > base_temperature
-    return holds_best(scored, best_reward) or (mode == "train" and not rescue)
+    return scored.holds_best(best_reward) or (mode == "train" and not rescue)
 
 
 def can_spread(scored: ScoredGroup, kind: Kind, best_reward: float, mode: WithoutBest) -> bool:
     """Whether the group may be trained on to spread the policy over more and closer answers (`spread.py`), now or
     after more misses: none is right, and there are at least two."""
-    if mode != "spread" or kind == "collapsed" or holds_best(scored, best_reward):
+    if mode != "spread" or kind == "collapsed" or scored.holds_best(best_reward):
         return False
-    return len(_samples_of_answer(scored)) > 1
+    return len(scored.samples_of_answer) > 1
 
 
 def needs_spread(scored: ScoredGroup, misses: int) -> bool:
@@ -67,9 +66,9 @@ def needs_spread(scored: ScoredGroup, misses: int) -> bool:
 
     misses: rollouts in a row, before this one, in which the prompt had no right answer.
     """
-    samples, n = _samples_of_answer(scored), scored.group.num_generations
+    samples, n = scored.samples_of_answer, scored.group.num_generations
     crowded = max(samples.values()) >= CROWDED_SHARE * n
-    scattered = n - samples.total() >= NO_ANSWER_SHARE * n
+    scattered = n - sum(samples.values()) >= NO_ANSWER_SHARE * n
     return crowded or scattered or misses >= MANY_MISSES
 
 
@@ -82,16 +81,11 @@ def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:
     """
     if kind == "collapsed":
         return True
-    if holds_best(scored, best_reward):
+    if scored.holds_best(best_reward):
         return False
-    samples = _samples_of_answer(scored)
+    samples = scored.samples_of_answer
     once = sum(count == 1 for count in samples.values())
     return bool(samples) and once < NEW_SHARE * scored.group.num_generations
-
-
-def holds_best(scored: ScoredGroup, best_reward: float) -> bool:
-    """Whether a right answer is among the completions."""
-    return bool(scored.right(best_reward).any())
 
 
 def _dominant_share(scored: ScoredGroup) -> float:
@@ -100,12 +94,3 @@ def _dominant_share(scored: ScoredGroup) -> float:
     for completion in scored.group.completions:
         samples_of_text[completion.text] += completion.count
     return max(samples_of_text.values()) / scored.group.num_generations
-
-
-def _samples_of_answer(scored: ScoredGroup) -> Counter[str]:
-    """How many samples say what, of those that are answers."""
-    samples: Counter[str] = Counter()
-    for answer, completion in zip(scored.answers, scored.group.completions, strict=True):
-        if answer is not None:
-            samples[answer] += completion.count
-    return samples

@@ -12,11 +12,14 @@ def without_partial_credit(scored: ScoredGroup, best_reward: float) -> ScoredGro
     near miss with half of the samples gains many times what a single right sample gains, and the prompt comes to rest
     on the near miss. The group's mean stays, and so do differences between right answers.
     """
-    best = scored.right(best_reward)
-    if best.all() or not best.any():
+    if not scored.holds_best(best_reward):
         return scored
-    others = scored.group.counts * ~best
-    mean = float((scored.rewards * others).sum() / others.sum())
+    best = scored.right(best_reward)
+    wrong = scored.rewards[~best]
+    if not len(wrong) or wrong.max() == wrong.min():
+        return scored
+    counts = scored.group.counts[~best]
+    mean = float((wrong * counts).sum() / counts.sum())
     alike: dict[Outcome, Verdict] = {outcome: Verdict(mean, outcome) for outcome in OUTCOMES}
     verdicts = (
         verdict if is_best else alike[verdict.outcome]

@@ -69,9 +69,8 @@ class SelfImitation:
 
 def _most_frequent_right(scored: ScoredGroup, best_reward: float) -> RightAnswer | None:
     """Completions come most frequent first."""
-    right = scored.right(best_reward)
-    if not right.any():
+    if not scored.holds_best(best_reward):
         return None
-    first = int(right.argmax())
+    first = int(scored.right(best_reward).argmax())
     completion = scored.group.completions[first]
     return RightAnswer(completion.token_ids, completion.text, completion.finish_reason, scored.verdicts[first])

@@ -13,7 +13,6 @@ from trainer.signal.kinds import (
     Kind,
     can_spread,
     classify,
-    holds_best,
     narrow,
     needs_spread,
     teaches,
@@ -69,7 +68,7 @@ def is_stuck(run: Run, rollout: Rollout) -> bool:
 def _judged(run: Run, rollout: Rollout, group: ScoredGroup, memory: SelfImitation) -> Treated:
     """What is meant to become of the group."""
     best, mode = run.best_reward, without_best(run.config)
-    kind, missed = classify(group, best), not holds_best(group, best)
+    kind, missed = classify(group, best), not group.holds_best(best)
     spreads = can_spread(group, kind, best, mode)
     treatment: Treatment = "skip"
     if missed and rollout.prompt in memory.answers and is_stuck(run, rollout):
