@@ -20,9 +20,9 @@ def checksum(weights: Iterable[tuple[str, torch.Tensor]]) -> int:
 def term(name: str, weight: torch.Tensor) -> int:
     """One weight's share of the checksum; shares add up."""
     data = weight.detach().contiguous().view(-1).view(torch.uint8)
-    tail = -data.numel() % 8
-    if tail:
-        data = torch.nn.functional.pad(data, (0, tail))
+    missing = -data.numel() % 8
+    if missing:
+        data = torch.nn.functional.pad(data, (0, missing))
     elif data.data_ptr() % 8:
         data = data.clone()
     # Never 0: also a tensor of zeros must be seen to arrive.

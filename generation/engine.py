@@ -89,7 +89,7 @@ class Engine:
         self._spec = spec
         engine = spec.engine
         handover = KVTransferConfig(
-            kv_connector="TailHandover", kv_connector_module_path="generation.handover", kv_role="kv_both"
+            kv_connector="PartialBlockHandover", kv_connector_module_path="generation.handover", kv_role="kv_both"
         )
         self._llm = LLM(
             model=spec.model,

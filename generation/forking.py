@@ -11,7 +11,6 @@ request is a prefix-cache hit, and `generation.handover` brings the rest of it. 
 it takes the one token that is left.
 """
 
-import functools
 import hashlib
 import itertools
 import math
@@ -107,19 +106,21 @@ def draw(
 class Split:
     """A draw that splits a branch.
 
-    position: how many tokens the branch had. tail: of the prefix, for the branches that go on elsewhere.
+    position: how many tokens the branch had.
+    partial_block: of the prefix, for the branches that go on elsewhere; None if there are none, or if its last block
+        is full.
     """
 
     position: int
     draw: Draw
-    tail: handover.Tail | None
+    partial_block: handover.PartialBlock | None
 
 
 @dataclass
 class Branch:
     """A prefix that `count` samples of one group share.
 
-    index: the group. tail: of the prefix, where another request computed it.
+    index: the group. inherited: the prefix's last block, where another request computed it and it is not full.
     start: tokens the branch had when its request was made.
     split: the latest draw; vLLM may draw again at a position (chunked prefill, preemption), the last one holds.
     """
@@ -131,7 +132,7 @@ class Branch:
     count: int
     token_ids: list[int]
     logprobs: list[float]
-    tail: handover.Tail | None
+    inherited: handover.PartialBlock | None
     start: int = field(init=False)
     split: Split | None = None
 
@@ -147,9 +148,12 @@ class Branch:
         key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
         return np.random.Generator(np.random.Philox(key=key)).random(self.count)
 
-    def split_by(self, draw: Draw, generated: int, tail: Callable[[], handover.Tail | None]) -> int:
-        """Notes the draw and returns the token that goes on in place. tail: copies the tail of the prefix."""
-        self.split = Split(self.start + generated, draw, tail() if len(draw.token_ids) > 1 else None)
+    def split_by(self, draw: Draw, generated: int, copy: Callable[[], handover.PartialBlock | None]) -> int:
+        """Notes the draw and returns the token that goes on in place.
+
+        generated: tokens since `start`. copy: of the prefix's partial block; called if any branch goes on elsewhere.
+        """
+        self.split = Split(self.start + generated, draw, copy() if len(draw.token_ids) > 1 else None)
         return int(draw.token_ids[0])
 
     def advance(self, token_ids: Sequence[int]) -> list["Branch"]:
@@ -170,70 +174,88 @@ class Branch:
                 int(count),
                 [*self.token_ids, int(token)],
                 [*self.logprobs, float(logprob)],
-                split.tail,
+                split.partial_block,
             )
             for token, count, logprob in zip(draw.token_ids[1:], draw.counts[1:], draw.logprobs[1:], strict=True)
         ]
-        self.split = self.tail = None
+        self.split = self.inherited = None
         self.count = int(draw.counts[0])
         self.token_ids.append(int(draw.token_ids[0]))
         self.logprobs.append(float(draw.logprobs[0]))
         return children
 
 
+@dataclass(frozen=True)
+class ForkedRequest:
+    """A running request, as vLLM's worker knows it.
+
+    prompt_length: tokens that it began with, of the prompt and of the branch together. output_token_ids: those since;
+        vLLM keeps that list up to date.
+    """
+
+    ticket: int
+    prompt_length: int
+    output_token_ids: list[int]
+
+    @property
+    def branch(self) -> Branch:
+        """What the ticket stands for."""
+        branch = handover.BRANCHES[self.ticket]
+        assert isinstance(branch, Branch)
+        return branch
+
+    @property
+    def generated(self) -> int:
+        """Tokens since the request began."""
+        return len(self.output_token_ids)
+
+    def copy_partial_block(self) -> handover.PartialBlock | None:
+        """Of all its tokens."""
+        return handover.copy_partial_block(self.ticket, self.prompt_length + self.generated)
+
+
 class ForkProcessor(LogitsProcessor):
-    """vLLM's side of forking: draws for the rows whose request carries a branch (`extra_args["branch"]`)."""
+    """vLLM's side of forking: draws for the rows of logits whose request has a ticket."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._rows: dict[int, tuple[int, int, list[int]]] = {}
+        self._requests: dict[int, ForkedRequest] = {}  # by row
 
     def is_argmax_invariant(self) -> bool:
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        process_dict_updates(self._rows, batch_update, self._row)
+        process_dict_updates(self._requests, batch_update, self._request)
 
-    def _row(
+    def _request(
         self, params: SamplingParams, prompt_token_ids: list[int] | None, output_token_ids: list[int]
-    ) -> tuple[int, int, list[int]] | None:
-        """Ticket, length of the prompt, tokens since (vLLM keeps that list up to date)."""
+    ) -> ForkedRequest | None:
         ticket = handover.ticket_of(params)
-        return None if ticket is None else (ticket, len(prompt_token_ids or ()), output_token_ids)
+        return None if ticket is None else ForkedRequest(ticket, len(prompt_token_ids or ()), output_token_ids)
 
     def apply(self, logits: Tensor) -> Tensor:
         alike: dict[Truncation, list[int]] = {}
-        for row, (ticket, *_) in self._rows.items():
-            alike.setdefault(_branch(ticket).truncation, []).append(row)
+        for row, request in self._requests.items():
+            alike.setdefault(request.branch.truncation, []).append(row)
         for truncation, rows in alike.items():
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 self._draw(logits, rows[start : start + ROWS_AT_ONCE], truncation)
         return logits
 
     def _draw(self, logits: Tensor, rows: Sequence[int], truncation: Truncation) -> None:
-        requests = [self._rows[row] for row in rows]
-        branches = [_branch(ticket) for ticket, _, _ in requests]
-        generated = [len(output_token_ids) for _, _, output_token_ids in requests]
+        requests = [self._requests[row] for row in rows]
         index = torch.tensor(rows, device=logits.device)
         draws = draw(
             logits[index],
-            [branch.temperature for branch in branches],
+            [request.branch.temperature for request in requests],
             truncation,
-            [branch.uniforms(since) for branch, since in zip(branches, generated, strict=True)],
+            [request.branch.uniforms(request.generated) for request in requests],
         )
         going_on = [
-            branch.split_by(drawn, since, functools.partial(handover.tail, ticket, prompt_length + since))
-            for branch, drawn, since, (ticket, prompt_length, _) in zip(
-                branches, draws, generated, requests, strict=True
-            )
+            request.branch.split_by(drawn, request.generated, request.copy_partial_block)
+            for request, drawn in zip(requests, draws, strict=True)
         ]
         logits[index] = -torch.inf
         logits[index, torch.tensor(going_on, device=logits.device)] = 0.0
-
-
-def _branch(ticket: int) -> Branch:
-    branch = handover.TICKETS[ticket]
-    assert isinstance(branch, Branch)
-    return branch
 
 
 @dataclass(frozen=True)
@@ -302,9 +324,9 @@ def sample(
             stop_token_ids=sorted(end_token_ids),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={"branch": ticket},
+            extra_args={handover.TICKET: ticket},
         )
-        handover.TICKETS[ticket] = branch
+        handover.BRANCHES[ticket] = branch
         branches[ticket] = branch
         prompt = [*roots[branch.index].prompt_token_ids, *branch.token_ids]
         engine.add_request(str(ticket), TokensPrompt(prompt_token_ids=prompt), params)
@@ -323,9 +345,9 @@ def sample(
                 if ends(branch):
                     if not output.finished:  # a stop string, which vLLM was not told of
                         engine.abort_request([output.request_id])
-                    del branches[ticket], handover.TICKETS[ticket]
+                    del branches[ticket], handover.BRANCHES[ticket]
     finally:
         engine.abort_request([str(ticket) for ticket in branches])
         for ticket in branches:
-            del handover.TICKETS[ticket]
+            del handover.BRANCHES[ticket]
     return leaves

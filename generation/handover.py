@@ -5,7 +5,9 @@ again, up to a block of tokens instead of one. This KV connector (vLLM's interfa
 elsewhere) copies that block when a branch splits, and gives the copy to the branches that go on elsewhere. They
 compute one token, the one that was drawn.
 
-Scheduler and worker side live in one process, as forking needs.
+Scheduler and worker side live in one process, as forking needs. vLLM copies sampling parameters on their way to both:
+a request carries no branch but a ticket, and `BRANCHES` is state of this module. So is the connector of vLLM
+(`get_kv_transfer_group`), and there is one: one engine in a process can fork.
 """
 
 from dataclasses import dataclass
@@ -17,10 +19,11 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 
 
 @dataclass(frozen=True)
-class Tail:
+class PartialBlock:
     """Keys and values of a prefix's last, partial block.
 
-    start: position of the block's first token. tokens: how many are filled. layers: the block of each layer.
+    start: position of the block's first token. tokens: how many are filled. layers: the block of each layer, each of
+        the shape that the engine's cache has without the dimension of blocks.
     """
 
     start: int
@@ -28,48 +31,59 @@ class Tail:
     layers: tuple[torch.Tensor, ...]
 
 
-class Tailed(Protocol):
-    """What a ticket stands for: a branch."""
+class Heir(Protocol):
+    """What a ticket stands for: a branch, whose prefix another request may have computed."""
 
-    tail: Tail | None
+    inherited: PartialBlock | None
 
 
-TICKETS: dict[int, Tailed] = {}
-"""Running branches by ticket. vLLM copies sampling parameters, so requests carry the ticket (`extra_args`)."""
+BRANCHES: dict[int, Heir] = {}
+"""Running branches by ticket."""
+
+TICKET = "ticket"
+"""Where a request has its ticket: in `SamplingParams.extra_args`."""
 
 
 def ticket_of(sampling_params: Any) -> int | None:
     """The ticket of a request's branch; None for a request that is not forked."""
-    ticket: int | None = (sampling_params.extra_args or {}).get("branch") if sampling_params else None
+    ticket: int | None = (sampling_params.extra_args or {}).get(TICKET) if sampling_params else None
     return ticket
+
+
+@dataclass(frozen=True)
+class _Load:
+    """content: what to fill the cache's block number `block` with."""
+
+    block: int
+    content: PartialBlock
 
 
 @dataclass
 class _Plan(KVConnectorMetadata):
-    """One engine step. loads: (block id, tail) to fill in. blocks: the block ids of each running ticket."""
+    """One engine step. loads: before it. blocks: the block ids of each running ticket."""
 
-    loads: list[tuple[int, Tail]]
+    loads: list[_Load]
     blocks: dict[int, list[int]]
 
 
-class TailHandover(KVConnectorBase_V1):
+class PartialBlockHandover(KVConnectorBase_V1):
     """See the module's text."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         self._block_size: int = vllm_config.cache_config.block_size
         self._requests: dict[str, int] = {}
-        self._loads: list[tuple[int, Tail]] = []
+        self._loads: list[_Load] = []
         self._caches: list[torch.Tensor] = []
         self._blocks: dict[int, list[int]] = {}
 
     # Scheduler side
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        tail = self._tail(request)
-        if tail is None or tail.start != num_computed_tokens:
+        inherited = self._inherited(request)
+        if inherited is None or inherited.start != num_computed_tokens:
             return 0, False
-        return tail.tokens, False
+        return inherited.tokens, False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         ticket = ticket_of(request.sampling_params)
@@ -77,9 +91,10 @@ class TailHandover(KVConnectorBase_V1):
             return
         self._requests[request.request_id] = ticket
         if num_external_tokens:
-            tail = self._tail(request)
-            assert tail is not None
-            self._loads.append((blocks.get_block_ids()[0][tail.start // self._block_size], tail))
+            inherited = self._inherited(request)
+            assert inherited is not None
+            block = blocks.get_block_ids()[0][inherited.start // self._block_size]
+            self._loads.append(_Load(block, inherited))
 
     def build_connector_meta(self, scheduler_output: Any) -> _Plan:
         assert self._kv_cache_manager is not None
@@ -96,9 +111,9 @@ class TailHandover(KVConnectorBase_V1):
         self._requests.pop(request.request_id, None)
         return False, None
 
-    def _tail(self, request: Any) -> Tail | None:
+    def _inherited(self, request: Any) -> PartialBlock | None:
         ticket = ticket_of(request.sampling_params)
-        return None if ticket is None else TICKETS[ticket].tail
+        return None if ticket is None else BRANCHES[ticket].inherited
 
     # Worker side
 
@@ -109,11 +124,11 @@ class TailHandover(KVConnectorBase_V1):
         plan = self._get_connector_metadata()
         assert isinstance(plan, _Plan)
         self._blocks = plan.blocks
-        for block, tail in plan.loads:
-            for cache, saved in zip(self._caches, tail.layers, strict=True):
-                cache[block].copy_(saved)
+        for load in plan.loads:
+            for cache, saved in zip(self._caches, load.content.layers, strict=True):
+                cache[load.block].copy_(saved)
 
-    def tail(self, ticket: int, length: int) -> Tail | None:
+    def copy(self, ticket: int, length: int) -> PartialBlock | None:
         """Copy of the partial block at the end of a running request's first `length` tokens; None if it is full.
 
         None also while chunked prefill has not come that far: what is drawn then does not hold.
@@ -122,7 +137,7 @@ class TailHandover(KVConnectorBase_V1):
         if not tokens or block >= len(self._blocks[ticket]):
             return None
         index = self._blocks[ticket][block]
-        return Tail(length - tokens, tokens, tuple(cache[index].clone() for cache in self._caches))
+        return PartialBlock(length - tokens, tokens, tuple(cache[index].clone() for cache in self._caches))
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         pass
@@ -134,8 +149,8 @@ class TailHandover(KVConnectorBase_V1):
         pass
 
 
-def tail(ticket: int, length: int) -> Tail | None:
-    """`TailHandover.tail` of this process's engine."""
+def copy_partial_block(ticket: int, length: int) -> PartialBlock | None:
+    """`PartialBlockHandover.copy` of this process's engine."""
     connector = get_kv_transfer_group()
-    assert isinstance(connector, TailHandover)
-    return connector.tail(ticket, length)
+    assert isinstance(connector, PartialBlockHandover)
+    return connector.copy(ticket, length)

@@ -70,7 +70,7 @@ class Pair:
         engine._spec = replace(engine._spec, sampling=SamplingSettings(**{"max_completion_length": 4} | sampling))
         return engine.sample(requests)
 
-    def publish(self, model: LlamaForCausalLM, version: int, bucket_bytes: int = 50_000) -> None:
+    def sync_weights(self, model: LlamaForCausalLM, version: int, bucket_bytes: int = 50_000) -> None:
         """All of `model`'s weights, as the trainer sends them: in memory that then holds the next bucket."""
         weights = list(model.named_parameters())
         self.engine.start_weight_update()
@@ -190,14 +190,14 @@ def test_logprobs_are_the_same_when_a_prompt_is_asked_again(pair: Pair) -> None:
 @forks
 def test_what_forks_are_handed_matters(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the tests above would not test it."""
-    copies, tail_of = [], handover.tail
+    copies, copy = [], handover.copy_partial_block
 
-    def tail(ticket: int, length: int) -> handover.Tail | None:
-        found = tail_of(ticket, length)
+    def zeroed(ticket: int, length: int) -> handover.PartialBlock | None:
+        found = copy(ticket, length)
         copies.append(length)
         return found and replace(found, layers=tuple(torch.zeros_like(layer) for layer in found.layers))
 
-    monkeypatch.setattr(handover, "tail", tail)
+    monkeypatch.setattr(handover, "copy_partial_block", zeroed)
     (group,) = pair.sample(ask(random_prompt(41), 50))
     assert copies
     assert gap(pair.reference, group) > 1e-2
@@ -206,7 +206,7 @@ def test_what_forks_are_handed_matters(pair: Pair, monkeypatch: pytest.MonkeyPat
 @forks
 def test_nothing_is_left_behind(pair: Pair) -> None:
     pair.sample(ask(num_generations=64))
-    assert not handover.TICKETS
+    assert not handover.BRANCHES
     assert not pair.engine._llm.llm_engine.has_unfinished_requests()
 
 
@@ -216,7 +216,7 @@ def test_a_failure_while_sampling_leaves_a_clean_engine(pair: Pair, monkeypatch:
         patch.setattr(forking.Branch, "advance", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
         with pytest.raises(RuntimeError, match="broken"):
             pair.sample(ask(), ask(seed=2))
-    assert not handover.TICKETS
+    assert not handover.BRANCHES
     assert not pair.engine._llm.llm_engine.has_unfinished_requests()
     (group,) = pair.sample(ask())
     assert gap(pair.reference, group) < 1e-4
@@ -453,7 +453,7 @@ def restored(pair: Pair) -> Iterator[Pair]:
     original = pair.reference
     yield pair
     pair.reference = original
-    pair.publish(original, 1000 + pair.engine.policy_version)
+    pair.sync_weights(original, 1000 + pair.engine.policy_version)
     (group,) = pair.sample(ask())
     assert gap(original, group) < 1e-4
 
@@ -469,7 +469,7 @@ def perturbed(model: LlamaForCausalLM, seed: int) -> LlamaForCausalLM:
 
 
 @pytest.mark.parametrize("bucket_bytes", [1, 50_000, 1 << 30], ids=["one each", "some", "one bucket"])
-def test_publishing_makes_the_engine_agree_with_the_trainer(restored: Pair, bucket_bytes: int) -> None:
+def test_weight_sync_makes_the_engine_agree_with_the_trainer(restored: Pair, bucket_bytes: int) -> None:
     prompts = [random_prompt(length) for length in (5, 40)]
     latest = restored.reference
     first = restored.engine.policy_version + 1
@@ -477,7 +477,7 @@ def test_publishing_makes_the_engine_agree_with_the_trainer(restored: Pair, buck
         before = latest
         latest = perturbed(before, version)
         restored.sample(*map(ask, prompts))  # cached prefixes of the weights before
-        restored.publish(latest, version, bucket_bytes)
+        restored.sync_weights(latest, version, bucket_bytes)
         for group in restored.sample(*map(ask, prompts)):
             assert group.policy_version == version
             assert gap(latest, group) < 1e-4
@@ -490,7 +490,7 @@ def transfer(pair: Pair) -> Any:
 
 
 def test_weights_are_loaded_in_place(restored: Pair) -> None:
-    restored.publish(restored.reference, 1)
+    restored.sync_weights(restored.reference, 1)
     assert transfer(restored)._in_place
 
 
@@ -508,7 +508,7 @@ def test_a_model_of_which_more_was_changed_is_loaded_layer_by_layer(
         patch.setattr(weights, "in_place", lambda _: None)
         for version in (1, 2):
             before, latest = latest, perturbed(latest, version)
-            restored.publish(latest, version)
+            restored.sync_weights(latest, version)
             (group,) = restored.sample(ask())
             assert gap(latest, group) < 1e-4
             assert gap(before, group) > 0.1
@@ -522,7 +522,7 @@ def test_a_single_changed_tensor_arrives(restored: Pair, tensor: str) -> None:
     changed = copy.deepcopy(restored.reference)
     weight = changed.get_parameter(tensor)
     weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(5)))
-    restored.publish(changed, 7)
+    restored.sync_weights(changed, 7)
     (group,) = restored.sample(ask())
     assert gap(changed, group) < 1e-4
     assert gap(restored.reference, group) > 1e-2
@@ -548,7 +548,7 @@ def test_an_engine_between_two_versions_refuses_to_sample(restored: Pair) -> Non
     restored.sample(ask())
 
 
-def test_a_publish_that_sends_nothing_is_caught(restored: Pair) -> None:
+def test_a_weight_sync_that_sends_nothing_is_caught(restored: Pair) -> None:
     engine = restored.engine
     engine.start_weight_update()
     engine.finish_weight_update("1")
@@ -557,16 +557,16 @@ def test_a_publish_that_sends_nothing_is_caught(restored: Pair) -> None:
     assert refused(restored, "poisoned")
 
 
-def test_a_publish_that_loads_nothing_is_caught(restored: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_sync_that_loads_nothing_is_caught(restored: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     model = type(restored.engine._llm.llm_engine.model_executor.driver_worker.get_model())
     with monkeypatch.context() as patch:
         patch.setattr(model, "load_weights", lambda self, weights: set())
         with pytest.raises(EngineError, match="the weights did not arrive"):
-            restored.publish(perturbed(restored.reference, 3), 1)
+            restored.sync_weights(perturbed(restored.reference, 3), 1)
     assert refused(restored, "poisoned")
 
 
-def test_a_publish_that_leaves_one_weight_out_is_caught(restored: Pair) -> None:
+def test_a_weight_sync_that_leaves_one_weight_out_is_caught(restored: Pair) -> None:
     engine, weights = restored.engine, list(perturbed(restored.reference, 3).named_parameters())
     engine.start_weight_update()
     for data, layout in pack(weights[:-1]):

@@ -1,4 +1,4 @@
-"""The parts of sampling and publishing that need no engine."""
+"""The parts of sampling and of weight sync that need no engine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from generation.checksum import MODULUS, checksum, term
 from generation.engine import distinct, seed_of
 from generation.forking import Branch, Draw, Truncation, draw
 from generation.groups import Completion
-from generation.handover import Tail
+from generation.handover import PartialBlock
 from tests.statistics import SUSPICIOUS, surprise
 
 # Drawing
@@ -141,14 +141,14 @@ def branch(**changes: Any) -> Branch:
         "count": 100,
         "token_ids": [],
         "logprobs": [],
-        "tail": None,
+        "inherited": None,
     }
     return Branch(**fields | changes)
 
 
-def split(some: Branch, generated: int = 0, tail: Callable[[], Tail | None] = lambda: None) -> int:
+def split(some: Branch, generated: int = 0, copy: Callable[[], PartialBlock | None] = lambda: None) -> int:
     (drawn,) = draw(LOGITS[None], [some.temperature], some.truncation, [some.uniforms(generated)])
-    return some.split_by(drawn, generated, tail)
+    return some.split_by(drawn, generated, copy)
 
 
 def test_a_branch_splits_its_count() -> None:
@@ -188,7 +188,7 @@ def test_a_repeated_draw_is_the_same_draw() -> None:
 
 def test_greedy_takes_the_likeliest_for_all() -> None:
     some = branch(temperature=0.0, truncation=Truncation(top_p=0.5))
-    assert split(some, tail=lambda: pytest.fail("nothing goes on elsewhere")) == 1
+    assert split(some, copy=lambda: pytest.fail("nothing goes on elsewhere")) == 1
     assert some.advance([1]) == []
     assert (some.count, some.token_ids) == (100, [1])
     assert some.logprobs == pytest.approx([LOGITS.log_softmax(-1)[1].item()], abs=1e-6)
