@@ -8,8 +8,7 @@ from configs.schema import Config
 from launch.prepare import prepare
 from launch.processes.start import engines_only
 from launch.task_scorer import TaskScorer
-from trainer.evaluation import evaluate
-from trainer.metrics import Evaluation
+from trainer.evaluation import Evaluation, evaluate
 
 
 def evaluate_model(config: Config) -> int:

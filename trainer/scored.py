@@ -86,7 +86,8 @@ class ScoredGroup:
 
     def right(self, best_reward: float) -> NDArray[np.bool_]:
         """[completions] which are right answers; one that was punished for its length is."""
-        return (self.outcomes == CORRECT) | (self.rewards >= best_reward - SAME_REWARD)
+        right: NDArray[np.bool_] = (self.outcomes == CORRECT) | (self.rewards >= best_reward - SAME_REWARD)
+        return right
 
     def holds_best(self, best_reward: float) -> bool:
         """Whether a right answer is among the completions."""

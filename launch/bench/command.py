@@ -20,6 +20,10 @@ WIDTH = 132
 
 def bench(arguments: Sequence[str]) -> int:
     """Measures as asked; the exit status."""
+    if arguments and arguments[0] == "controller":
+        from launch.bench import controller
+
+        return controller.bench(arguments[1:])
     if not arguments or {"-h", "--help"} & {*arguments}:
         print(HELP)
         return 0 if arguments else 2

@@ -121,7 +121,8 @@ def _timed(load: Load, run: Run, state: RunState, ports: Instant) -> tuple[RunSt
         end = time.perf_counter()
         seconds.append(end - start - ports.seconds)
         training, began = run.config.training, time.perf_counter()
-        pack(happened.lessons, training.ranks, training.micro_batch_tokens)
+        if happened.lessons:
+            pack(happened.lessons, training.ranks, training.micro_batch_tokens)
         packed = time.perf_counter() - began
         marks = ports.marks
         phases["choose"].append(marks["choose"] - start)

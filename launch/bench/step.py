@@ -30,8 +30,9 @@ from launch.task_scorer import TaskScorer
 from trainer import loop
 from trainer.metrics import StepMetrics
 from trainer.ports import Learner, Ports
+from trainer.run import Run
 from trainer.scored import ScoredGroup
-from trainer.signal.kinds import Kind
+from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
 from trainer.update.report import RankReport
 
@@ -70,12 +71,10 @@ def _own(
             phase(f"{way}: steps of {sweep.prompts} × {size}, {policy}")
             scorer = RewardsThatDiffer(TaskScorer(task), sweep.config.seed)
             logger = Collector(way, policy, engines, ranks, scorer)
+            config, prompts = at(prepared.config, policy, size), task.prompts[: sweep.prompts]
             loop.train(
-                at(prepared.config, policy, size),
-                task.prompts[: sweep.prompts],
-                task.best_reward,
+                Run(config, prompts, task.best_reward, ranks.dtype),
                 Ports(engines, scorer, logger.learner, ranks, logger),
-                dtype=ranks.dtype,
                 interrupted=logger.is_slow,
             )
             yield from logger.measurements
@@ -112,11 +111,11 @@ class Collector:
     def alarm(self, text: str) -> None:
         """See `Logger.alarm`."""
 
-    def step(self, step: StepMetrics, groups: Sequence[tuple[ScoredGroup, Kind]]) -> None:
+    def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""
         end = time.monotonic()
         if self._start is not None:
-            self.measurements.append(self._measurement(end - self._start, step, [scored for scored, _ in groups]))
+            self.measurements.append(self._measurement(end - self._start, step, [one.scored for one in groups]))
         self._everywhere(reset_peak)
         self._start = time.monotonic()
 

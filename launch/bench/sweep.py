@@ -20,12 +20,15 @@ LONG = 60.0
 
 HELP = """\
 usage: cohort bench {generation,update,step} [CONFIG] [--option value ...] [--section.key value ...]
+       cohort bench controller [--output FOLDER]
 
 Measures our way and the plain way of the same work, in turn, on a real model and task:
 
   generation   sampling groups: forking, and vLLM's own `n`, in one engine
   update       one update on the groups: token trees, and one padded row per sample, on one DeepSpeed rank
   step         whole steps through the processes of `cohort train`, with all of the above
+
+And, without a model, what the controller adds to a step: `cohort bench controller --help`.
 
 Prints a table, and writes bench-WHAT.json (machine, versions, configuration, every raw figure) and bench-WHAT.png.
 CONFIG is a YAML file; without one it is the shipped comparison.yaml. Settings are those of `cohort train --help`; the
@@ -76,7 +79,7 @@ def parse_sweep(words: Sequence[str]) -> Sweep:
     if not words or words[0] not in DEFAULT_PROMPTS:
         raise ConfigError(
             f"{words[0]!r} cannot be measured." if words else "Say what to measure.",
-            f"It must be one of {', '.join(DEFAULT_PROMPTS)}: cohort bench generation",
+            f"It must be one of {', '.join(DEFAULT_PROMPTS)} and controller: cohort bench generation",
         )
     bench, given, others = words[0], *_options(words[1:])
     named = bool(others) and not others[0].startswith("--")

@@ -8,11 +8,13 @@ from configs.schema import Config, without_best
 from launch.check.forecast import RANGE, Forecast, total
 from launch.check.look import Look, count, share
 from rewards.task import Task
-from trainer.diagnosis.causes import TIMED_STEPS, Cause, Diagnosis, data_too_large, unverifiable_reward, why_silent
+from trainer.diagnosis.causes import TIMED_STEPS, data_too_large, unverifiable_reward, why_silent
 from trainer.diagnosis.history import History, Step, of_group
+from trainer.diagnosis.sentences import Cause, Diagnosis, tell
+from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.signal.chances import chance_of_right
-from trainer.signal.kinds import MANY_MISSES, classify, spreads, teaches
+from trainer.signal.kinds import can_spread, classify, teaches
 
 MOST = 0.5
 """Share of the completions from which on a flaw is worth a warning."""
@@ -42,23 +44,25 @@ EXAMPLE_FINDING = Finding(
 
 def find(look: Look, config: Config, task: Task, forecast: Forecast) -> tuple[Finding, ...]:
     """Everything that stands in the way, what the run could not learn with first; empty if nothing does."""
-    history = _history(look, config, task)
-    found = [*_silence(look, history, task), *_too_large(history, forecast)]
+    run = Run(config, task.prompts, task.best_reward, dtype="float32")  # whatever it is: nothing depends on it here
+    history = _history(look, run)
+    found = [*_silence(look, run, history), *_too_large(run, history, forecast)]
     if not any(finding.fatal for finding in found):
         found += [*_flaws(look, config), *_learning_rate(config), *_memory(config, forecast)]
     return tuple(sorted(found, key=lambda finding: not finding.fatal))
 
 
 def learns_from(scored: ScoredGroup, config: Config, best_reward: float) -> bool:
-    """Whether the run would train on such a group, by its rewards or, after some visits without a right answer at the
-    latest, to spread it over its answers."""
+    """Whether the run would train on such a group, by its rewards or, after some rollouts without a right answer, to
+    spread it over its answers."""
     kind, mode = classify(scored, best_reward), without_best(config)
     by_rewards = teaches(scored, kind, best_reward, mode, config.sampling.temperature)
-    return by_rewards or spreads(scored, kind, best_reward, mode, MANY_MISSES)
+    return by_rewards or can_spread(scored, kind, best_reward, mode)
 
 
-def _history(look: Look, config: Config, task: Task) -> History:
-    """One step that visited all that was seen, at the temperatures that the run could reach."""
+def _history(look: Look, run: Run) -> History:
+    """One step with all that was seen, at the temperatures that the run could reach."""
+    config, best = run.config, run.best_reward
     hotter = [
         group
         for temperature, groups in sorted(look.others.items())
@@ -66,38 +70,55 @@ def _history(look: Look, config: Config, task: Task) -> History:
         for group in groups
     ]
     seen = tuple(
-        of_group(group, classify(group, task.best_reward), learns_from(group, config, task.best_reward), shift=None)
+        of_group(
+            run.numbers[group.group.prompt.id],
+            group,
+            classify(group, best),
+            learns_from(group, config, best),
+            drift=None,
+        )
         for group in (*look.groups, *hotter)
     )
     mean = sum(group.reward_mean for group in look.groups) / len(look.groups)
-    step = Step(seen, updated=False, reward_start=mean, reward_now=mean, grad_norm=0.0, kl=0.0, seconds=0.0)
-    empty = History(config, task.best_reward, len(task.prompts), reached=not look.unsolved)
-    return empty.record(step, exhausted=True, seconds=0.0)
+    step = Step(
+        seen,
+        updated=False,
+        reward_start=mean,
+        reward_now=mean,
+        grad_norm=0.0,
+        kl=0.0,
+        seconds=0.0,
+        seconds_total=0.0,
+        exhausted=True,
+    )
+    history = History.start(len(run.prompts), config.sampling.temperature).after(step)
+    return replace(history, reached=not look.unsolved)
 
 
-def _silence(look: Look, history: History, task: Task) -> Iterator[Finding]:
+def _silence(look: Look, run: Run, history: History) -> Iterator[Finding]:
     """No group to learn from, or a reward that would be learnt without its being right."""
     if look.unsolved and history.silent_steps:
-        yield _finding(why_silent(history, look.trial), fatal=True)
-    elif found := unverifiable_reward(replace(history, reached=not look.unsolved), look.trial):
+        yield _finding(tell(why_silent(run, history, look.trial), run.config), fatal=True)
+    elif found := unverifiable_reward(run, history, look.trial):
+        diagnosis = tell(found, run.config)
         if not look.unsolved:
-            yield _finding(found, fatal=True)
+            yield _finding(diagnosis, fatal=True)
             return
         yield Finding(
-            found.cause,
+            diagnosis.cause,
             "The reward does not depend on the question: different answers earn the best reward, "
-            f"{task.best_reward:g}, as answers to any of the prompts.",
-            found.advice,
+            f"{run.best_reward:g}, as answers to any of the prompts.",
+            diagnosis.advice,
             # Without answers in the data it may be meant so: a style can be learnt.
-            fatal=any(prompt.columns.keys() - {"id"} for prompt in task.prompts),
+            fatal=any(prompt.columns.keys() - {"id"} for prompt in run.prompts),
         )
 
 
-def _too_large(history: History, forecast: Forecast) -> Iterator[Finding]:
+def _too_large(run: Run, history: History, forecast: Forecast) -> Iterator[Finding]:
     """A budget that would not do even if steps were as fast as they may be."""
-    fastest = replace(history.steps[0], seconds=forecast.seconds_per_step * RANGE[0])
-    if found := data_too_large(replace(history, steps=(fastest,) * TIMED_STEPS)):
-        yield _finding(found, fatal=True)
+    fast = replace(history, steps=TIMED_STEPS, fastest=forecast.seconds_per_step * RANGE[0])
+    if found := data_too_large(run, fast):
+        yield _finding(tell(found, run.config), fatal=True)
 
 
 def _flaws(look: Look, config: Config) -> Iterator[Finding]:

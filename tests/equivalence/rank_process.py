@@ -11,7 +11,8 @@ from generation.buckets import pack as pack_weights
 from generation.buckets import unpack
 from trainer.signal.advantages import Lesson
 from trainer.update.forest import pack
-from trainer.update.rank import Rank, RankReport, RankSpec, UpdateError
+from trainer.update.rank import Rank, RankSpec, UpdateError
+from trainer.update.report import RankReport
 
 
 @dataclass(frozen=True)

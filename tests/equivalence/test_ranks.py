@@ -24,7 +24,7 @@ from tests.equivalence.dense import make_lesson
 from tests.equivalence.rank_process import Done, Job
 from tests.tiny import VOCABULARY, load_tiny_model, make_tiny_model
 from trainer.signal.advantages import Lesson
-from trainer.update.rank import RankReport
+from trainer.update.report import RankReport
 
 pytestmark = pytest.mark.timeout(240)
 
