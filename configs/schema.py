@@ -311,7 +311,7 @@ class SignalSettings(Section):
     rescue_visits: int = Field(
         default=12,
         ge=1,
-        description="Visits in a row without a lesson that the rescue of a prompt has; when every unsolved prompt "
+        description="Rollouts in a row without a lesson that the rescue of a prompt has; when every unsolved prompt "
         "has had them, and nothing else taught meanwhile, there is nothing left to try.",
     )
     rescue_factor: float = Field(default=1.4, gt=1, description="How much hotter each step of a rescue is.")
@@ -325,7 +325,7 @@ class SignalSettings(Section):
         default=None,
         description="What a group without a single right answer is trained on. spread: towards its closer "
         "answers, none of them in particular, away from those that crowd out others and from what is no answer, "
-        "if one crowds, too many are none, or three visits before held no right answer either; "
+        "if one crowds, too many are none, or three rollouts before held no right answer either; "
         "skip: nothing; train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. "
         "With spread and skip the wrong answers beside a right one count as equally wrong. "
         "null is spread for a built-in task, which knows what an answer is, and train for your own rewards, whose "
@@ -334,7 +334,7 @@ class SignalSettings(Section):
     rescue_generations: int = Field(
         default=4,
         ge=1,
-        description="Times sampling.num_generations that a prompt is sampled after three visits in a row without a "
+        description="Times sampling.num_generations that a prompt is sampled after three rollouts in a row without a "
         "right answer, if it never had one. Not with without_best train, where right answers may not be the point.",
     )
     rescue_min_p: float = Field(

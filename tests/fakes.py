@@ -1,7 +1,7 @@
 """Hand-written stand-ins for the loop's ports: a policy that is a number, and no Ray, vLLM or DeepSpeed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from trainer.metrics import StepMetrics
 from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
-from trainer.update.report import RankReport
+from trainer.update.report import NO_UPDATE, RankReport
 
 
 @dataclass
@@ -75,7 +75,7 @@ class FakeLearner:
     def update(self, batch: Batch) -> RankReport:
         self.model.events.append(f"update on {batch.num_samples} samples")
         self.model.trained_version += 1
-        return RankReport(0.5, 0.0, 0.0, self.logprob_gap, 2.0, 1e-5)
+        return replace(NO_UPDATE, loss=0.5, logprob_gap=self.logprob_gap, grad_norm=2.0, learning_rate=1e-5)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ one answer, of one text, and solved. What is in a group depends on the request a
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from trainer.metrics import StepMetrics
 from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
-from trainer.update.report import RankReport
+from trainer.update.report import NO_UPDATE, RankReport
 
 TOKENS = 6
 """Of a completion, the last of which ends it."""
@@ -52,9 +53,7 @@ class Instant:
 
     def update(self, batch: Batch) -> RankReport:
         """See `Learner.update`."""
-        return self._apart(
-            "treat and pack", lambda: RankReport(0.0, 0.0, 0.0, 1e-6, grad_norm=1.0, learning_rate=1e-5)
-        )
+        return self._apart("treat and pack", lambda: replace(NO_UPDATE, grad_norm=1.0, learning_rate=1e-5))
 
     def sync(self, policy_version: int) -> None:
         """See `WeightSync.sync`."""

@@ -24,7 +24,7 @@ from tests.equivalence.dense import make_lesson
 from tests.equivalence.rank_process import Done, Job
 from tests.tiny import VOCABULARY, load_tiny_model, make_tiny_model
 from trainer.signal.advantages import Lesson
-from trainer.update.report import RankReport
+from trainer.update.report import together
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -173,17 +173,6 @@ def assert_same_steps(ours: Sequence[Done], theirs: Sequence[Done], before: dict
         apart.append((weight - ours[0].weights[name]).abs().flatten())
     assert (torch.cat(moved) > 0.1 * LEARNING_RATE).float().mean() > 0.5
     assert (torch.cat(apart) > 0.001 * LEARNING_RATE).float().mean() < 0.001
-
-
-def together(reports: Sequence[RankReport]) -> RankReport:
-    return RankReport(
-        loss=sum(report.loss for report in reports),
-        kl=sum(report.kl for report in reports),
-        clip_fraction=sum(report.clip_fraction for report in reports),
-        logprob_gap=sum(report.logprob_gap for report in reports),
-        grad_norm=reports[0].grad_norm,
-        learning_rate=reports[0].learning_rate,
-    )
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])

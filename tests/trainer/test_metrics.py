@@ -1,4 +1,4 @@
-from dataclasses import astuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_a_step_counts_its_groups_and_seconds() -> None:
 
 
 def test_what_ranks_report_is_in_the_metrics_and_zero_without_an_update() -> None:
-    report = RankReport(0.5, 0.1, 0.2, 0.3, grad_norm=2.0, learning_rate=1e-5)
+    report = replace(NO_UPDATE, loss=0.5, kl=0.1, logprob_gap=0.3, grad_norm=2.0)
     step = measure(CONFIG, happened(report), prompts_solved=1)
     assert (step.loss, step.kl, step.logprob_gap, step.grad_norm) == (0.5, 0.1, 0.3, 2.0)
     idle = measure(CONFIG, happened(), prompts_solved=1)
@@ -72,6 +72,7 @@ def test_what_ranks_report_is_in_the_metrics_and_zero_without_an_update() -> Non
 
 
 def test_parts_of_a_report_add_up_over_ranks() -> None:
-    one, other = RankReport(0.5, 0.1, 0.2, 0.3, 2.0, 1e-5), RankReport(0.25, 0.0, 0.1, 0.1, 2.0, 1e-5)
-    assert astuple(together([one, other])) == pytest.approx((0.75, 0.1, 0.3, 0.4, 2.0, 1e-5))
+    one = replace(NO_UPDATE, loss=0.5, kl=0.1, clip_fraction=0.25, grad_norm=2.0, learning_rate=1e-5)
+    whole = together([one, replace(one, loss=0.25, kl=0.0, clip_fraction=0.5)])
+    assert whole == replace(one, loss=0.75, kl=0.1, clip_fraction=0.75)
     assert together([NO_UPDATE]) == NO_UPDATE

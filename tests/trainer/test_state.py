@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -27,7 +27,7 @@ from trainer.scored import ScoredGroup
 from trainer.state import RunState
 from trainer.step import step
 from trainer.update.forest import Batch
-from trainer.update.report import RankReport
+from trainer.update.report import NO_UPDATE, RankReport
 
 PROMPTS = tuple(prompt(f"p{number}") for number in range(5))
 MOODS = ("collapsed", "floor", "narrow", "mixed", "near misses", "right", "cut off", "malformed")
@@ -96,7 +96,7 @@ class Moody:
 
     def update(self, batch: Batch) -> RankReport:
         size = float(batch.tree_tokens)
-        return RankReport(1 / size, 0.1, 0.0, size / 1e4, grad_norm=size, learning_rate=1e-5)
+        return replace(NO_UPDATE, loss=1 / size, kl=0.1, logprob_gap=size / 1e4, grad_norm=size, learning_rate=1e-5)
 
     def sync(self, policy_version: int) -> None:
         self.version = policy_version
