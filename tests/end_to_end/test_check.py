@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.kept import ALIKE, Kept
 from tests.end_to_end.runs import cohort, write_config
-from tests.tiny import make_tiny_model
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
 TASK = {"name": "comparison", "size": 8}
 
 
-def test_a_model_that_answers_could_learn(tmp_path: Path) -> None:
-    model = make_tiny_model(tmp_path / "model", taught=True)
+def test_a_model_that_answers_could_learn(tmp_path: Path, model: str) -> None:
     path = write_config(tmp_path / "compare.yaml", model, task=TASK, run={"target_reward": 0.995, "max_steps": 150})
     with cohort("check", path, cwd=tmp_path) as run:
         status, out, err = run.finish()
@@ -29,8 +28,7 @@ def test_a_model_that_answers_could_learn(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()  # nothing was trained
 
 
-def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
-    model = make_tiny_model(tmp_path / "model", taught=True)
+def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path, model: str) -> None:
     path = write_config(tmp_path / "compare.yaml", model, task=TASK, run={"max_steps": 150})
     with cohort("check", path, cwd=tmp_path, PYTHONUNBUFFERED="1") as run:
         assert run.process.stdout is not None
@@ -42,14 +40,15 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
     assert "This run" not in out
 
 
-def test_answers_that_are_all_cut_off_could_not(tmp_path: Path) -> None:
-    model = make_tiny_model(tmp_path / "model", taught=True)
+def test_answers_that_are_all_cut_off_could_not(tmp_path: Path, kept: Kept, model: str) -> None:
+    """On a cluster, in an actor."""
     # An answer is a word and the end of the turn: two tokens.
     sampling = {"max_completion_length": 1}
-    path = write_config(tmp_path / "cramped.yaml", model, task=TASK, sampling=sampling, run={"max_steps": 150})
-    with cohort("check", path, cwd=tmp_path) as run:
-        status, out, err = run.finish()
-        assert (status, err) == (3, ""), out + err
+    path = write_config(
+        tmp_path / "cramped.yaml", model, task=TASK, sampling=sampling, engine=ALIKE, run={"max_steps": 150}
+    )
+    status, out, err = kept.cohort("check", path, cwd=tmp_path, RAY_ADDRESS="kept")
+    assert (status, err) == (3, ""), out + err
     verdict = " ".join(out[out.index("This run could not learn") :].split())
     assert verdict.startswith("This run could not learn (truncated). No group could learn: 100")
     assert "Raise sampling.max_completion_length to 4" in verdict

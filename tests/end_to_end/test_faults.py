@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.runs import Run, cohort, processes, rows, write_config
-from tests.tiny import make_tiny_model
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_tiny_model(tmp_path_factory.mktemp("model"), taught=True)
 
 
 def strike(run: Run, kind: str, number: signal.Signals, metrics: Path) -> None:
@@ -28,21 +22,22 @@ def strike(run: Run, kind: str, number: signal.Signals, metrics: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "message"),
+    ("kind", "ranks", "number", "message"),
     [
-        ("EngineProcess", signal.SIGKILL, "the process of engine 0 ended"),
-        ("RankProcess", signal.SIGKILL, "the process of rank"),
-        ("EngineProcess", signal.SIGSTOP, "engine 0 did not answer within 15 seconds"),
+        ("EngineProcess", 1, signal.SIGKILL, "the process of engine 0 ended"),
+        ("RankProcess", 2, signal.SIGKILL, "the process of rank"),  # the other waits for it
+        ("EngineProcess", 2, signal.SIGSTOP, "engine 0 did not answer within 15 seconds"),
     ],
 )
 def test_a_process_that_dies_or_hangs_ends_the_run(
-    kind: str, number: signal.Signals, message: str, tmp_path: Path, model: str
+    kind: str, ranks: int, number: signal.Signals, message: str, tmp_path: Path, model: str
 ) -> None:
     config_path = write_config(
         tmp_path / "fault.yaml",
         model,
         task={"name": "comparison", "size": 8},
-        training={"learning_rate": 1e-9, "ranks": 2},
+        training={"learning_rate": 1e-9, "ranks": ranks},
+        signal={"stop_without_signal": False},
         run={"max_seconds": 200},
         cluster={f"{phase}_timeout": 15 for phase in ("sample", "update", "publish")},
     )

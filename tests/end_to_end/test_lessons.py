@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.end_to_end.runs import ROOT, cohort, rows
-from tests.tiny import make_tiny_model
+from tests.end_to_end.kept import ALIKE, Kept
+from tests.end_to_end.runs import ROOT, rows
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
@@ -42,22 +42,17 @@ SPOILT = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_tiny_model(tmp_path_factory.mktemp("model"), taught=True)
-
-
 def read(name: str) -> dict[str, Any]:
     """A lesson's settings, by their dotted names."""
     sections = yaml.safe_load((LESSONS / f"{name}.yaml").read_text(encoding="utf-8"))
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
-def run(name: str, model: str, tmp_path: Path) -> tuple[int, str, dict[str, Any]]:
+def run(name: str, kept: Kept, model: str, tmp_path: Path) -> tuple[int, str, dict[str, Any]]:
     """Exit status, standard output and error, and summary.json. The model is small, not taught by examples, and needs
     a higher learning rate."""
     settings = {"model.path": model, "model.dtype": "float32", "run.directory": str(tmp_path)}
-    settings |= {"engine.threads": "1", "training.threads": "1"}
+    settings |= {"training.threads": "1"} | {f"engine.{key}": str(value) for key, value in ALIKE.items()}
     if "task.name" in read(name):
         settings["task.few_shot"] = "0"
     if name == "format_unknown_healthy":
@@ -65,8 +60,7 @@ def run(name: str, model: str, tmp_path: Path) -> tuple[int, str, dict[str, Any]
     if name != "learning_rate_too_low":
         settings["training.learning_rate"] = "5e-2" if name == "learning_rate_too_high" else "2e-3"
     arguments = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    with cohort("train", str(LESSONS / f"{name}.yaml"), *arguments, cwd=ROOT) as started:
-        status, out, err = started.finish()
+    status, out, err = kept.cohort("train", str(LESSONS / f"{name}.yaml"), *arguments, cwd=ROOT)
     path = tmp_path / name / "summary.json"
     return status, out + err, json.loads(path.read_text()) if path.exists() else {}
 
@@ -83,16 +77,16 @@ def test_a_lesson_differs_from_its_healthy_twin_in_nothing_but_its_point(name: s
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_lesson_is_refused(name: str, model: str, tmp_path: Path) -> None:
-    status, text, _ = run(name, model, tmp_path)
+def test_a_lesson_is_refused(name: str, kept: Kept, model: str, tmp_path: Path) -> None:
+    status, text, _ = run(name, kept, model, tmp_path)
     assert status == 2, text
     assert REFUSED[name] in text
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", CAUSES)
-def test_a_lesson_ends_with_its_verdict(name: str, model: str, tmp_path: Path) -> None:
-    status, text, summary = run(name, model, tmp_path)
+def test_a_lesson_ends_with_its_verdict(name: str, kept: Kept, model: str, tmp_path: Path) -> None:
+    status, text, summary = run(name, kept, model, tmp_path)
     assert status == 3, text
     assert summary["cause"] == CAUSES[name], text
     assert summary["reached"] is False
@@ -105,8 +99,8 @@ def test_a_lesson_ends_with_its_verdict(name: str, model: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-def test_the_healthy_twin_is_left_alone(name: str, model: str, tmp_path: Path) -> None:
-    status, text, summary = run(name, model, tmp_path)
+def test_the_healthy_twin_is_left_alone(name: str, kept: Kept, model: str, tmp_path: Path) -> None:
+    status, text, summary = run(name, kept, model, tmp_path)
     assert status in (0, 4), text  # the target is reached, or twelve steps are over
     assert (summary["cause"], summary["advice"]) == (None, None), text
     assert summary["reward_sampled"] > summary["before"]["reward_sampled"]

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.runs import ROOT, rows, started, write_config
-from tests.tiny import make_tiny_model
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
@@ -94,8 +93,9 @@ def submit(address: str, checkout: Path, *arguments: str) -> "subprocess.Complet
     )
 
 
-def test_a_job_streams_its_log_and_ends_with_the_runs_status(cluster: str, checkout: Path, tmp_path: Path) -> None:
-    model = make_tiny_model(tmp_path / "model", taught=True)
+def test_a_job_streams_its_log_and_ends_with_the_runs_status(
+    cluster: str, checkout: Path, tmp_path: Path, model: str
+) -> None:
     write_config(
         checkout / "job.yaml",
         model,
@@ -110,8 +110,7 @@ def test_a_job_streams_its_log_and_ends_with_the_runs_status(cluster: str, check
     assert (tmp_path / "runs" / "job" / "model" / "config.json").exists()
 
 
-def test_a_job_with_bad_input_fails_and_says_why(cluster: str, checkout: Path, tmp_path: Path) -> None:
-    model = make_tiny_model(tmp_path / "model")
+def test_a_job_with_bad_input_fails_and_says_why(cluster: str, checkout: Path, tmp_path: Path, model: str) -> None:
     write_config(checkout / "bad.yaml", model, task={"name": "comparison", "size": 4}, run={"max_steps": 2})
     done = submit(cluster, checkout, "bad.yaml", "--sampling.num_generations", "1")
     assert done.returncode != 0

@@ -14,8 +14,9 @@ import torch
 
 from configs.loading import load
 from rewards.task import load_task
-from tests.end_to_end.runs import cohort, rows, write_config
-from tests.tiny import load_tiny_model, make_tiny_model
+from tests.end_to_end.kept import ALIKE, Kept
+from tests.end_to_end.runs import cohort, processes, rows, write_config
+from tests.tiny import load_tiny_model
 from trainer.metrics import StepMetrics
 from trainer.update.model import encoder, load_tokenizer
 
@@ -27,11 +28,6 @@ DOCUMENTED = {
     *("loss", "grad_norm", "learning_rate"),
     *("seconds_sample", "seconds_score", "seconds_update", "seconds_publish", "seconds_step"),
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_tiny_model(tmp_path_factory.mktemp("model"), taught=True)
 
 
 def test_a_tiny_model_learns_to_compare(tmp_path: Path, model: str) -> None:
@@ -137,17 +133,18 @@ def own_task(tmp_path: Path) -> dict[str, Any]:
     return {"dataset": "mine.jsonl", "reward": "rewards.py:exact", "best_reward": 2.0}
 
 
-def test_a_users_own_data_and_reward_function(tmp_path: Path, model: str, own_task: dict[str, Any]) -> None:
+def test_a_users_own_data_and_reward_function(
+    tmp_path: Path, kept: Kept, model: str, own_task: dict[str, Any]
+) -> None:
     config_path = write_config(
         tmp_path / "own.yaml",
         model,
         task=own_task,
+        engine=ALIKE,
         run={"target_reward": 2.0, "max_steps": 3},
     )
-    with cohort("train", config_path, "--training.learning_rate", "1e-9", cwd=tmp_path) as run:
-        status, out, err = run.finish()
-        assert status == 4, out + err
-        assert run.left_behind() == []
+    status, out, err = kept.cohort("train", config_path, "--training.learning_rate", "1e-9", cwd=tmp_path)
+    assert status == 4, out + err
     assert "Target not reached after 3 steps" in out
     assert "All 3 steps (run.max_steps) are done." in out
     assert "Traceback" not in out + err
@@ -165,17 +162,18 @@ def test_a_users_own_data_and_reward_function(tmp_path: Path, model: str, own_ta
     assert (folder / "model" / "config.json").exists()
 
 
-def test_a_reward_function_that_raises_ends_the_run(tmp_path: Path, model: str, own_task: dict[str, Any]) -> None:
+def test_a_reward_function_that_raises_ends_the_run(
+    tmp_path: Path, kept: Kept, model: str, own_task: dict[str, Any]
+) -> None:
     config_path = write_config(
         tmp_path / "broken.yaml",
         model,
         task=own_task | {"reward": "rewards.py:broken", "best_reward": 1000.0},
+        engine=ALIKE,
         run={"max_steps": 3},
     )
-    with cohort("train", config_path, cwd=tmp_path) as run:
-        status, out, err = run.finish()
-        assert status == 1, out + err
-        assert run.left_behind() == []
+    status, out, err = kept.cohort("train", config_path, cwd=tmp_path)
+    assert status == 1, out + err
     assert "reward function rewards.py:broken" in err
     assert "ZeroDivisionError" in err and "no such luck" in err
     assert "Correct the function" in err
@@ -184,12 +182,14 @@ def test_a_reward_function_that_raises_ends_the_run(tmp_path: Path, model: str, 
     assert not (folder / "metrics.jsonl").exists()
 
 
-def test_ctrl_c_leaves_a_usable_folder_and_no_process(tmp_path: Path, model: str) -> None:
+def test_ctrl_c_leaves_a_usable_folder_and_no_process(tmp_path: Path, model: str, own_task: dict[str, Any]) -> None:
+    """Not even the reward function's."""
     config_path = write_config(
         tmp_path / "long.yaml",
         model,
-        task={"name": "comparison", "size": 8},
+        task=own_task,
         training={"learning_rate": 1e-9},
+        signal={"stop_without_signal": False},
         run={"max_seconds": 200},
     )
     folder = tmp_path / "runs" / "long"
@@ -198,6 +198,7 @@ def test_ctrl_c_leaves_a_usable_folder_and_no_process(tmp_path: Path, model: str
         while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
             assert run.process.poll() is None, "\n".join(map(str, run.finish()))
             time.sleep(0.1)
+        assert any("rewards.worker" in command for command in processes(run.mark).values())
         os.killpg(run.process.pid, signal.SIGINT)  # a terminal sends it to the whole process group
         status, out, err = run.finish(60)
         assert status == 1, out + err

@@ -1,4 +1,4 @@
-"""The benchmarks for real, on a tiny model, each in a process of its own."""
+"""The benchmarks for real, on a tiny model."""
 
 import json
 from importlib.util import find_spec
@@ -7,28 +7,45 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.kept import ALIKE, Kept
 from tests.end_to_end.runs import cohort, write_config
-from tests.tiny import make_tiny_model
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
 
 SIZES = (4, 16)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_tiny_model(tmp_path_factory.mktemp("model"), taught=True)
-
-
-def bench(what: str, model: str, folder: Path, *options: str) -> dict[str, Any]:
-    """Runs it at both sizes, once; the JSON that it wrote."""
-    config = write_config(folder / "tiny.yaml", model, task={"name": "comparison"}, run={"max_steps": 1})
+def words(what: str, model: str, folder: Path, *options: str) -> list[str]:
+    """The command that runs it at both sizes, once."""
+    config = write_config(
+        folder / "tiny.yaml", model, task={"name": "comparison"}, engine=ALIKE, run={"max_steps": 1}
+    )
     sizes = ",".join(map(str, SIZES))
-    words = ["bench", what, config, "--num-generations", sizes, "--repeats", "1", "--output", str(folder / "out")]
-    with cohort(*words, *options, cwd=folder, VLLM_LOGGING_LEVEL="ERROR") as run:
+    return [
+        "bench",
+        what,
+        config,
+        "--num-generations",
+        sizes,
+        "--repeats",
+        "1",
+        "--output",
+        f"{folder}/out",
+        *options,
+    ]
+
+
+def bench(what: str, model: str, folder: Path) -> dict[str, Any]:
+    """Runs it in a process of its own; the JSON that it wrote."""
+    with cohort(*words(what, model, folder), cwd=folder, VLLM_LOGGING_LEVEL="ERROR") as run:
         status, out, err = run.finish()
         assert status == 0, out + err
         assert run.left_behind() == []
+    return written(what, folder, out)
+
+
+def written(what: str, folder: Path, out: str) -> dict[str, Any]:
+    """The JSON of a benchmark that printed `out`, seen to be whole."""
     assert "÷ ours" in out and "samples/s" in out
     assert (folder / "out" / f"bench-{what}.png").read_bytes().startswith(b"\x89PNG")
     content: dict[str, Any] = json.loads((folder / "out" / f"bench-{what}.json").read_text())
@@ -64,9 +81,11 @@ def test_update_does_the_same_work_both_ways(tmp_path: Path, model: str) -> None
     assert any(one["details"]["grad_norm"] > 0.1 for one in ours)
 
 
-def test_step(tmp_path: Path, model: str) -> None:
+def test_step(tmp_path: Path, kept: Kept, model: str) -> None:
     peer = ("--peer", "trl") if find_spec("trl") else ()
-    content = bench("step", model, tmp_path, *peer)
+    status, out, err = kept.cohort(*words("step", model, tmp_path, *peer), cwd=tmp_path)
+    assert status == 0, out + err
+    content = written("step", tmp_path, out)
     ways = ("ours", "plain", "trl") if peer else ("ours", "plain")
     assert sorted(keys(content)) == sorted(every(*ways))
     for one in content["measurements"]:
