@@ -1,6 +1,8 @@
-"""A rank's process, which runs jobs on the real DeepSpeed."""
+"""The ranks' processes, which run jobs on the real DeepSpeed: forks of one that has imported it."""
 
+import multiprocessing
 import pickle
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +41,21 @@ class Done:
     error: str | None
 
 
-def main(path: Path, rank: int) -> None:
-    """Reads port and jobs from the file at `path`, and writes what was done beside it, as `.0`, `.1` and so on."""
+def main(path: Path, ranks: int) -> None:
+    """Reads port and jobs from the file at `path`; writes what each rank did beside it, as `.0`, `.1` and so on."""
+    import deepspeed  # noqa: F401
+    import transformers  # noqa: F401
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_rank, args=(path, rank)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))
+
+
+def _rank(path: Path, rank: int) -> None:
     port, jobs = pickle.loads(path.read_bytes())
     done = {job.name: _run(job, rank, port) for job in jobs}
     path.with_suffix(f".{rank}").write_bytes(pickle.dumps(done))

@@ -7,10 +7,12 @@ import math
 import os
 import pickle
 import random
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,28 +119,23 @@ def launch(path: Path, jobs: Sequence[Job], ranks: int) -> list[dict[str, Done]]
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path.write_bytes(pickle.dumps((port, jobs)))
-    logs = [path.with_suffix(f".log{rank}") for rank in range(ranks)]
-    processes = []
-    for rank, log in enumerate(logs):
-        with log.open("w") as file:
-            call = f"from tests.equivalence.rank_process import *; main(Path({str(path)!r}), {rank})"
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", call],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+    log = path.with_suffix(".log")
+    call = f"from tests.equivalence.rank_process import *; main(Path({str(path)!r}), {ranks})"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", call],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        for process, log in zip(processes, logs, strict=True):
-            assert process.wait(timeout=200) == 0, log.read_text()[-4000:]
+        assert process.wait(timeout=200) == 0, log.read_text()[-4000 * ranks :]
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     return [pickle.loads(path.with_suffix(f".{rank}").read_bytes()) for rank in range(ranks)]
 
 
