@@ -24,7 +24,7 @@ from generation.buckets import pack
 from generation.checksum import checksum
 from generation.engine import EngineSpec
 from launch.__main__ import main
-from launch.processes import pool
+from launch.processes import start
 from launch.processes.actors import EngineProcess
 from launch.processes.cluster import connected
 from tests.end_to_end.runs import MARK, processes
@@ -46,8 +46,8 @@ class Kept:
         out, err = io.StringIO(), io.StringIO()
         with restored_environment(), pytest.MonkeyPatch.context() as patch:
             patch.chdir(cwd)
-            patch.setattr(pool, "connected", nullcontext)
-            patch.setattr(pool, "_actor", lambda process: Starter(self, process))
+            patch.setattr(start, "connected", nullcontext)
+            patch.setattr(start, "_actor", lambda process: Starter(self, process))
             os.environ |= {MARK: mark} | environment
             with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
                 status = main(arguments)
