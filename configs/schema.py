@@ -311,6 +311,7 @@ class SignalSettings(Section):
     rescue_visits: int = Field(
         default=12,
         ge=1,
+        le=1_000_000,
         description="Rollouts in a row without a lesson that the rescue of a prompt has; when every unsolved prompt "
         "has had them, and nothing else taught meanwhile, there is nothing left to try.",
     )

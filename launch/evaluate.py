@@ -9,6 +9,7 @@ from launch.prepare import prepare
 from launch.processes.start import engines_only
 from launch.task_scorer import TaskScorer
 from trainer.evaluation import Evaluation, evaluate
+from trainer.run import Run
 
 
 def evaluate_model(config: Config) -> int:
@@ -23,7 +24,8 @@ def evaluate_model(config: Config) -> int:
     task = prepared.task
     with engines_only(prepared, phase) as engines:
         phase("evaluating")
-        result = evaluate(config, task.prompts, task.best_reward, engines, TaskScorer(task), "evaluation")
+        run = Run(config, task.prompts, task.best_reward, dtype="float32")  # whatever it is: no rank is asked
+        result = evaluate(run, engines, TaskScorer(task), "evaluation")
     console.print(_table(result))
     console.print(
         f"reward_sampled {result.reward_sampled:.4f}  accuracy_greedy {result.accuracy_greedy:.4f}  "

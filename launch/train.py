@@ -43,7 +43,7 @@ def train(config: Config) -> int:
             for tracker in logger.trackers:
                 tracker.close()
         display.result(result, folder)
-    if interruption.requested:
+    if result.stop is Stop.INTERRUPTED:
         raise KeyboardInterrupt
     return exit_status(result)
 

@@ -14,15 +14,15 @@ from trainer.state import RunState
 class Stop(Enum):
     """Why there is no further step; `text` says it."""
 
-    TARGET = "The target, a mean reward of {run.target_reward:g}, is reached."
+    TARGET = "The target, a mean reward of {limits.target_reward:g}, is reached."
     CANNOT_LEARN = "The run cannot learn (signal.stop_without_signal)."
-    MAX_STEPS = "All {run.max_steps} steps (run.max_steps) are done."
-    MAX_SECONDS = "The limit of {run.max_seconds:g} seconds (run.max_seconds) is reached."
+    MAX_STEPS = "All {limits.max_steps} steps (run.max_steps) are done."
+    MAX_SECONDS = "The limit of {limits.max_seconds:g} seconds (run.max_seconds) is reached."
     INTERRUPTED = "Interrupted."
 
     def text(self, run: Run) -> str:
         """One sentence."""
-        return self.value.format(run=run.config.run)
+        return self.value.format(limits=run.config.run)
 
 
 class Target(Enum):
@@ -95,9 +95,9 @@ def result(run: Run, state: RunState, stop: Stop) -> Result:
 
 
 def never_learned(state: RunState) -> bool:
-    """Whether there was something to learn, steps enough to learn it, and no group ever did."""
+    """Whether there was something to learn, steps enough to learn it, and no group ever did, by its rewards."""
     past = state.history
-    return state.policy_version == 0 and SILENT_STEPS <= past.steps == past.silent_steps and len(past.unsolved) > 0
+    return SILENT_STEPS <= past.steps == past.silent_steps and len(past.unsolved) > 0
 
 
 def _target(run: Run, state: RunState, stop: Stop) -> Target:

@@ -1,12 +1,11 @@
 """Evaluation: the policy on the data set, greedy and at the training temperature."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from configs.schema import Config
 from generation.engine import SampleRequest, seed_of
-from rewards.prompts import SAME_REWARD, Prompt
+from rewards.prompts import SAME_REWARD
 from trainer.ports import Generator, Scorer
+from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import classify
 
@@ -45,24 +44,17 @@ class Evaluation:
         return sum(prompt.solved for prompt in self.prompts)
 
 
-def evaluate(
-    config: Config,
-    prompts: Sequence[Prompt],
-    best_reward: float,
-    generator: Generator,
-    scorer: Scorer,
-    label: str,
-) -> Evaluation:
+def evaluate(run: Run, generator: Generator, scorer: Scorer, label: str) -> Evaluation:
     """Samples `num_generations` and one greedy answer of the first `run.evaluation_prompts` prompts.
 
     label: makes the random numbers of this evaluation its own.
     """
-    chosen = prompts[: config.run.evaluation_prompts]
-    sampling = config.sampling
+    chosen, best_reward = run.evaluated, run.best_reward
+    seed, sampling = run.config.seed, run.config.sampling
 
     def score(count: int, temperature: float) -> list[ScoredGroup]:
         """A step's worth of prompts at a time, so that the timeout of a step fits."""
-        requests = [SampleRequest(p, count, temperature, seed_of(config.seed, label, p.id)) for p in chosen]
+        requests = [SampleRequest(p, count, temperature, seed_of(seed, label, p.id)) for p in chosen]
         size = sampling.prompts_per_step
         parts = [requests[first : first + size] for first in range(0, len(requests), size)]
         return [scored for part in parts for scored in scorer.score(generator.sample(part))]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from trainer.scored import ScoredGroup
 from trainer.signal.advantages import Lesson
 from trainer.signal.treatment import Treated
 from trainer.update.report import RankReport
@@ -24,16 +25,15 @@ EXAMPLE_TIMES = Times(start=10.0, sampled=14.0, scored=14.1, updated=20.1, synce
 
 @dataclass(frozen=True)
 class Happened:
-    """step: its number, from 1. treated: its groups. rewards: [groups] mean rewards as scored, before any punishment
-    of overlong completions.
+    """step: its number, from 1. scored: its groups, as scored. treated: the same, punished where they are overlong.
 
     drifts: [groups] log-probability drift (`trainer.diagnosis.drift`), None where there is nothing to compare with.
     tree_tokens, dense_tokens: of the batch; 0 without an update. report: None without an update.
     """
 
     step: int
+    scored: tuple[ScoredGroup, ...]
     treated: tuple[Treated, ...]
-    rewards: tuple[float, ...]
     drifts: tuple[float | None, ...]
     tree_tokens: int
     dense_tokens: int

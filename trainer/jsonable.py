@@ -5,7 +5,7 @@ too, since JSON's decimal form of a float gives the same float back. There is no
 """
 
 import base64
-import json
+import math
 import types
 import zlib
 from collections.abc import Mapping
@@ -27,8 +27,9 @@ def to_json(record: Any) -> Any:
     if is_dataclass(record) and not isinstance(record, type):
         return {field.name: to_json(getattr(record, field.name)) for field in fields(record)}
     if isinstance(record, np.ndarray):
-        data = base64.b64encode(zlib.compress(record.tobytes(), level=1)).decode()
-        return {"dtype": record.dtype.newbyteorder("<").str, "shape": list(record.shape), "zlib": data}
+        little = record.astype(record.dtype.newbyteorder("<"))
+        data = base64.b64encode(zlib.compress(little.tobytes(), level=1)).decode()
+        return {"dtype": little.dtype.str, "shape": list(record.shape), "zlib": data}
     if isinstance(record, Mapping):
         return [[to_json(key), to_json(value)] for key, value in record.items()]
     if isinstance(record, frozenset):
@@ -36,7 +37,9 @@ def to_json(record: Any) -> Any:
     if isinstance(record, tuple | list):
         return [to_json(value) for value in record]
     if isinstance(record, np.generic):
-        return record.item()
+        return to_json(record.item())
+    if isinstance(record, float) and not math.isfinite(record):
+        return str(record)  # JSON has no word for it
     return record
 
 
@@ -44,11 +47,6 @@ def from_json(kind: type[Record], value: Any, where: str = "$") -> Record:
     """The record. Raises NotThisRecord: something is missing, unknown or of another type."""
     read: Record = _read(kind, value, where)
     return read
-
-
-def dumps(record: Any) -> str:
-    """As text. Infinities are written as Python's `json` does."""
-    return json.dumps(to_json(record), separators=(",", ":"))
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
@@ -81,7 +79,7 @@ def _as(kind: Any, value: Any, where: str) -> Any:
         key, of = arguments
         return {_read(key, name, where): _read(of, one, f"{where}.{name}") for name, one in value}
     if kind is float:
-        _expected(type(value) in (int, float), kind, value, where)
+        _expected(type(value) in (int, float) or value in ("inf", "-inf", "nan"), kind, value, where)
         return float(value)
     return _expected(type(value) is kind, kind, value, where)
 

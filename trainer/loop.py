@@ -24,14 +24,14 @@ def train(
 ) -> Result:
     """Trains until the target or a limit of `config.run` is reached.
 
-    interrupted: asked after every step; the run then ends as it is. clock: seconds.
+    interrupted: asked after every step that another is to follow; the run then ends as it is. clock: seconds.
     """
     began = clock()
     state = replace(_begun(run, ports), seconds=clock() - began)
     stop = why_stop(run, state)
     while stop is None:
         state, _ = step(run, state, ports, lambda: clock() - began)
-        stop = Stop.INTERRUPTED if interrupted() else why_stop(run, state)
+        stop = why_stop(run, state) or (Stop.INTERRUPTED if interrupted() else None)
     if state.latest.policy_version != state.policy_version and not interrupted():
         state = evaluated(run, state, ports, "after training")
     if state.diagnosis is None and never_learned(state):
@@ -42,7 +42,7 @@ def train(
 def _begun(run: Run, ports: Ports) -> RunState:
     """The state before the first step."""
     ports.logger.phase("evaluating before training")
-    before = evaluate(run.config, run.prompts, run.best_reward, ports.generator, ports.scorer, "before training")
+    before = evaluate(run, ports.generator, ports.scorer, "before training")
     state = RunState.start(run, before)
     if _nothing_to_learn(run, before):
         state = replace(

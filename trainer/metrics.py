@@ -263,7 +263,7 @@ class Measured:
 
     @cached_property
     def scored(self) -> tuple[ScoredGroup, ...]:
-        """As sampled."""
+        """Punished where they are overlong."""
         return tuple(one.scored for one in self.happened.treated)
 
     @cached_property

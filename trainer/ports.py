@@ -48,7 +48,7 @@ class Logger(Protocol):
         """What happens now."""
 
     def alarm(self, text: str) -> None:
-        """Something is wrong, though the run goes on. Each kind once in a run, before the `step` that showed it."""
+        """Something is wrong, though the run goes on. Each kind once in a run."""
 
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """What a step did."""

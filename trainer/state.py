@@ -52,8 +52,8 @@ class RunState:
     """step: steps done. policy_version: updates made. seconds: of the run so far.
 
     curriculum: which prompts to ask next. memory: right answers to show again.
-    rewards, history, drift: what a diagnosis is made of. exhibits, trial: what the reward function is tried on, and
-        what came of it; None before, and again after a group has learned.
+    rewards, history, drift: what a diagnosis is made of. exhibits: what the reward function is tried on. trial: what
+        came of that; None before, and again when a group learns after a silence.
     before, latest: evaluations. alarms: of each name the first. diagnosis: why the run cannot learn, if it is known.
     """
 
@@ -97,10 +97,10 @@ class RunState:
         """After a step; evaluating and diagnosing come later."""
         treated, numbers = happened.treated, happened.numbers
         base = run.config.sampling.temperature
-        scored = [one.scored for one in treated]
+        scored = happened.scored
         cold = [index for index, group in enumerate(scored) if group.group.temperature == base]
         curriculum = self.curriculum.after(run.config, treated)
-        rewards = self.rewards.after([numbers[i] for i in cold], [happened.rewards[i] for i in cold])
+        rewards = self.rewards.after([numbers[i] for i in cold], [scored[i].reward_mean for i in cold])
         history = self.history.after(_seen(happened, rewards, self.history, curriculum.exhausted(run.config)))
         return replace(
             self,
@@ -108,12 +108,12 @@ class RunState:
             policy_version=self.policy_version + (happened.report is not None),
             seconds=happened.times.synced,
             curriculum=curriculum,
-            memory=self.memory.after(numbers, scored, run.best_reward),
+            memory=self.memory.after(numbers, [one.scored for one in treated], run.best_reward),
             rewards=rewards,
             history=history,
             drift=self.drift.after([numbers[i] for i in cold], [scored[i].group for i in cold]),
             exhibits=exhibits(numbers, scored, self.exhibits),
-            trial=None if any(one.teaches for one in treated) else self.trial,
+            trial=None if self.history.silent_steps and not history.silent_steps else self.trial,
         )
 
     def with_alarm(self, name: str, text: str) -> "RunState":

@@ -36,6 +36,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from generation.engine import SampleRequest, seed_of
+from rewards.prompts import SAME_REWARD
 from trainer.diagnosis import alarm, causes, trial
 from trainer.diagnosis.sentences import tell
 from trainer.evaluation import evaluate
@@ -50,7 +51,7 @@ from trainer.state import RunState
 from trainer.update.forest import pack
 
 Elapsed = Callable[[], float]
-"""Seconds of the run so far, those before an interruption included."""
+"""Seconds of the run so far."""
 
 
 def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> tuple[RunState, Happened]:
@@ -70,7 +71,7 @@ def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> tuple[Run
 def evaluated(run: Run, state: RunState, ports: Ports, label: str) -> RunState:
     """The state with an evaluation of the policy as it is."""
     ports.logger.phase(f"evaluating {label}")
-    latest = evaluate(run.config, run.prompts, run.best_reward, ports.generator, ports.scorer, label)
+    latest = evaluate(run, ports.generator, ports.scorer, label)
     return replace(state, latest=latest, rewards=state.rewards.evaluated(latest))
 
 
@@ -128,7 +129,7 @@ def _happen(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> Happen
     return Happened(
         step=number,
         treated=treated,
-        rewards=tuple(group.reward_mean for group in scored),
+        scored=tuple(scored),
         drifts=tuple(
             state.drift.of(rollout.prompt, group) if group.temperature == base else None
             for rollout, group in zip(rollouts, groups, strict=True)
@@ -158,4 +159,4 @@ def _request(run: Run, state: RunState, rollout: Rollout, step: int) -> SampleRe
 def _may_reach_target(run: Run, state: RunState) -> bool:
     """Whether the latest group of every evaluated prompt says that the target may be reached."""
     target, measured = run.config.run.target_reward, len(run.evaluated)
-    return target is not None and sum(state.rewards.latest[:measured].tolist()) >= target * measured
+    return target is not None and sum(state.rewards.latest[:measured].tolist()) >= (target - SAME_REWARD) * measured

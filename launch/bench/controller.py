@@ -124,7 +124,7 @@ def _timed(load: Load, run: Run, state: RunState, ports: Instant) -> tuple[RunSt
         if happened.lessons:
             pack(happened.lessons, training.ranks, training.micro_batch_tokens)
         packed = time.perf_counter() - began
-        marks = ports.marks
+        marks = {"treat and pack": ports.marks["choose"]} | ports.marks  # a step may have no update
         phases["choose"].append(marks["choose"] - start)
         phases["pack"].append(packed)
         phases["treat"].append(max(0.0, marks["treat and pack"] - marks["choose"] - packed))
@@ -148,7 +148,7 @@ def _forward(run: Run, state: RunState, at: int) -> RunState:
 
 
 def _begun(run: Run, ports: Instant) -> RunState:
-    return RunState.start(run, evaluate(run.config, run.prompts, run.best_reward, ports, ports, "before training"))
+    return RunState.start(run, evaluate(run, ports, ports, "before training"))
 
 
 def _run(load: Load) -> Run:

@@ -406,3 +406,80 @@ def test_a_run_in_which_nothing_ever_taught_says_why_at_its_limit(tmp_path: Any)
     assert result.verdict == result.diagnosis.verdict
     early, _ = run(limited[0], FakeModel(skill=0.0, pace=0.0), scorer=NeverRight())
     assert early.diagnosis is None
+
+
+def test_a_run_that_only_ever_spread_says_why_at_its_limit_too(tmp_path: Any) -> None:
+    """Spreading makes updates, and is no learning."""
+    model = FakeModel()
+    result, logger = run(config(tmp_path, max_steps=6), model, generator=NeverRight(crumbs=2))
+    assert sum(step.groups_spread for step in logger.steps) > 0 and result.policy_version > 0
+    assert result.stop is Stop.MAX_STEPS
+    assert result.diagnosis is not None and result.diagnosis.cause == "out_of_reach"
+
+
+def test_a_reward_that_is_the_target_but_for_rounding_is_evaluated(tmp_path: Any) -> None:
+    class Rounded(FakeScorer):
+        def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+            nearly = Verdict(sum([0.1] * 10), "correct")
+            return tuple(
+                ScoredGroup(g.group, tuple(nearly if v.outcome == "correct" else v for v in g.verdicts))
+                for g in super().score(groups)
+            )
+
+    result, _ = run(config(tmp_path, target_reward=1.0), FakeModel(), scorer=Rounded())
+    assert (result.stop, result.target) == (Stop.TARGET, Target.REACHED)
+
+
+def test_an_interruption_in_the_step_that_reaches_the_target_is_none(tmp_path: Any) -> None:
+    model = FakeModel(skill=0.5, pace=0.5)
+    settings = config(tmp_path, target_reward=0.995)
+    asked = count()
+    result, _ = run(settings, model, interrupted=lambda: next(asked) >= 1, prompts=PROMPTS[:2])
+    assert (result.stop, result.target) == (Stop.TARGET, Target.REACHED)
+
+
+def test_a_trial_compares_rewards_as_the_function_gave_them(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not less what was taken off for length, which answers of the data are spared."""
+    shown: list[ScoredGroup] = []
+
+    def hold(groups: Sequence[ScoredGroup], *_: Any) -> trial.Trial:
+        shown.extend(groups)
+        return trial.NOTHING_PROVED
+
+    monkeypatch.setattr(trial, "hold", hold)
+    settings = with_signal(config(tmp_path, {"soft_punish_cache": 2}, max_steps=8), rescue=False)
+    run(settings, FakeModel(skill=0.0))
+    assert {float(reward) for group in shown for reward in group.rewards} == {-0.5}
+
+
+def test_a_plateau_asks_the_reward_function_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    def hold(*_: Any) -> trial.Trial:
+        held.append("once")
+        return trial.NOTHING_PROVED
+
+    monkeypatch.setattr(trial, "hold", hold)
+    settings = with_signal(
+        config(tmp_path, max_steps=110, target_reward=0.995), stop_without_signal=False, without_best="train"
+    )
+
+    class NearMisses(FakeScorer):
+        def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+            return tuple(
+                ScoredGroup(g, tuple(Verdict(-0.1 * len(c.text), "wrong") for c in g.completions)) for g in groups
+            )
+
+    model = FakeModel(skill=0.5, pace=0.0)
+    result, _ = run(settings, model, scorer=NearMisses(), generator=Drifting(model), prompts=PROMPTS[:2])
+    assert [alarm.name for alarm in result.alarms] == ["out_of_reach"]
+    assert held == ["once"]
+
+
+class Drifting(FakeGenerator):
+    """The policy moves with every update."""
+
+    def _group(self, request: SampleRequest) -> Group:
+        group = super()._group(request)
+        moved = np.array([-0.5 - 0.1 * (self.model.trained_version % 5), -0.1], np.float32)
+        return replace(group, completions=tuple(replace(c, logprobs=moved) for c in group.completions))

@@ -20,7 +20,7 @@ from trainer.diagnosis.history import EXAMPLE_SEEN
 from trainer.diagnosis.trial import Trial
 from trainer.evaluation import evaluate
 from trainer.happened import Happened
-from trainer.jsonable import NotThisRecord, dumps, from_json, to_json
+from trainer.jsonable import NotThisRecord, from_json, to_json
 from trainer.ports import Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
@@ -115,7 +115,7 @@ def steps(of: Run, state: RunState, moods: Sequence[str], start: int) -> tuple[R
 
 def begun(of: Run) -> RunState:
     world = Moody()
-    return RunState.start(of, evaluate(of.config, of.prompts, of.best_reward, world, world, "before training"))
+    return RunState.start(of, evaluate(of, world, world, "before training"))
 
 
 MODES = st.sampled_from([{}, {"without_best": "train"}, {"rescue": False}, {"stop_without_signal": False}])
@@ -126,7 +126,7 @@ MODES = st.sampled_from([{}, {"without_best": "train"}, {"rescue": False}, {"sto
 def test_the_next_steps_are_the_same_after_json(before: list[str], after: list[str], signal: dict[str, Any]) -> None:
     of = run(**signal)
     state, _, _ = steps(of, begun(of), before, start=0)
-    restored = RunState.from_json(json.loads(json.dumps(state.to_json())))
+    restored = RunState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
     assert restored.to_json() == state.to_json()
     one, happened, logged = steps(of, state, after, start=1000)
     other, happened_again, logged_again = steps(of, restored, after, start=1000)
@@ -189,7 +189,7 @@ def test_an_array_of_another_type_or_a_damaged_one_is_refused() -> None:
 
 
 def test_numbers_are_exact_in_json() -> None:
-    seen = json.loads(dumps(EXAMPLE_SEEN))
+    seen = json.loads(json.dumps(to_json(EXAMPLE_SEEN)))
     assert from_json(type(EXAMPLE_SEEN), seen) == EXAMPLE_SEEN
     assert seen["reward_std"] == EXAMPLE_SEEN.reward_std
 
@@ -203,3 +203,34 @@ def test_one_trial_is_held_for_a_silence_and_another_for_the_next() -> None:
         if state.trial is not held[-1]:
             held.append(state.trial)
     assert [one is None for one in held] == [True, False, True, False]
+
+
+def test_what_is_remembered_holds_no_more_of_what_an_engine_sent() -> None:
+    """Arrays from another process are views of all that it sent."""
+    of, sent = run(), np.zeros(1000, np.int32)
+
+    class Views(Moody):
+        def _group(self, request: SampleRequest) -> Group:
+            group = super()._group(request)
+            views = []
+            for completion in group.completions:
+                view = sent[:4]
+                view[:] = completion.token_ids
+                views.append(replace(completion, token_ids=view, logprobs=sent[4:8].view(np.float32)))
+            return replace(group, completions=tuple(views))
+
+    world = Views("mixed")
+    state = begun(of)
+    state, _ = step(of, state, Ports(world, world, world, world, FakeLogger()), lambda: 0.0)
+    kept = [
+        *(answer.token_ids for answer in state.memory.answers.values()),
+        *(array for one in state.exhibits for c in one.completions for array in (c.token_ids, c.logprobs)),
+        *(
+            array
+            for first in state.drift.first.values()
+            for one in first.beginnings
+            for array in (one.token_ids, one.logprobs)
+        ),
+    ]
+    assert len(kept) > 10
+    assert not any(np.shares_memory(array, sent) for array in kept)

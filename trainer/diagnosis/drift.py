@@ -76,7 +76,8 @@ class Drift:
 
 
 def _beginning(completion: Completion) -> Beginning:
-    return Beginning(completion.token_ids[:FIRST_TOKENS], completion.logprobs[:FIRST_TOKENS])
+    """A copy: arrays from another process are views of all that it sent, which would stay with them."""
+    return Beginning(completion.token_ids[:FIRST_TOKENS].copy(), completion.logprobs[:FIRST_TOKENS].copy())
 
 
 def _change(known: Mapping[bytes, float], completion: Completion) -> float | None:
@@ -86,7 +87,7 @@ def _change(known: Mapping[bytes, float], completion: Completion) -> float | Non
     for length in range(len(tokens), 0, -1):
         then = known.get(text[: length * width])
         if then is not None:
-            *_, now = accumulate(completion.logprobs[:length].tolist())
+            *_, now = accumulate(completion.logprobs[:length].tolist())  # unlike `sum`, alike in all Pythons
             return float(now) - then
     return None
 

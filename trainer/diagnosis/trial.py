@@ -41,7 +41,7 @@ class Trial:
 @dataclass(frozen=True)
 class Exhibit:
     """What a trial needs of a scored group: `PROMPTS` completions at most, the best rewarded among them, with their
-    verdicts. prompt: its number."""
+    verdicts; the first counts for those that are left out. prompt: its number."""
 
     prompt: int
     completions: tuple[Completion, ...]
@@ -72,9 +72,15 @@ def _exhibit(number: int, scored: ScoredGroup) -> Exhibit:
     best = int(scored.rewards.argmax())
     if best not in chosen:
         chosen[-1] = best
+    # Copies: arrays from another process are views of all that it sent, which would stay with them.
+    first, *others = (
+        replace(one, token_ids=one.token_ids.copy(), logprobs=one.logprobs.copy())
+        for one in (scored.group.completions[index] for index in chosen)
+    )
+    rest = scored.group.num_generations - sum(one.count for one in others)
     return Exhibit(
         number,
-        tuple(scored.group.completions[index] for index in chosen),
+        (replace(first, count=rest), *others),
         tuple(scored.verdicts[index] for index in chosen),
         scored.group.temperature,
         scored.group.policy_version,

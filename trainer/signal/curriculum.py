@@ -79,7 +79,8 @@ class Curriculum:
 
     def take(self, config: Config, n: int) -> tuple[Rollout, ...]:
         """`n` different prompts: unsolved ones first, then solved ones (`signal.replay` of the step while others are
-        unsolved, but one place is always left to an unsolved one); where one kind runs short the other fills in."""
+        unsolved, at least one if that is not 0, but one place is always left to an unsolved one); where one kind runs
+        short the other fills in."""
         prompts = len(self.solved)
         if not 1 <= n <= prompts:
             raise ValueError(f"Cannot take {n} different prompts from a data set of {prompts}.")
@@ -116,7 +117,8 @@ class Curriculum:
             for one, again in zip(treated, rescued, strict=True)
         ]
         tries = np.zeros_like(self.tries) if taught else self.tries.copy()
-        tries[numbers] += np.array(tried, np.int32)
+        # More than all says no more, and would overflow in the end.
+        tries[numbers] = np.minimum(tries[numbers] + np.array(tried, np.int64), config.signal.rescue_visits)
         missed = np.array([one.missed for one in treated])
         rollouts = self.rollouts + len(treated)
         return replace(

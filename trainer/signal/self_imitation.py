@@ -73,4 +73,5 @@ def _most_frequent_right(scored: ScoredGroup, best_reward: float) -> RightAnswer
         return None
     first = int(scored.right(best_reward).argmax())
     completion = scored.group.completions[first]
-    return RightAnswer(completion.token_ids, completion.text, completion.finish_reason, scored.verdicts[first])
+    # A copy: arrays from another process are views of all that it sent, which would stay with them.
+    return RightAnswer(completion.token_ids.copy(), completion.text, completion.finish_reason, scored.verdicts[first])

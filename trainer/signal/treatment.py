@@ -1,7 +1,7 @@
 """Treatment: what each group of a step is trained on, if on anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.schema import without_best
@@ -29,7 +29,8 @@ Treatment = Literal["reward", "replay", "spread", "skip"]
 class Treated:
     """A scored group and what becomes of it.
 
-    rollout: that it came of. scored: as sampled. lesson: what it is trained on, None where the treatment is `skip`.
+    rollout: that it came of. scored: with all that was sampled, and nothing else. lesson: what it is trained on, None
+        where the treatment is `skip`.
     can_spread: it is trained on to spread, now or after more misses. narrow: the same samples would come again.
     missed: it holds no right answer.
     """
@@ -91,13 +92,4 @@ def _shown(run: Run, judged: Treated, memory: SelfImitation) -> ScoredGroup:
 def _with_lesson(judged: Treated, lesson: Lesson) -> Treated:
     """What becomes of the group: a lesson whose advantages are all 0 is none."""
     useful = judged.treatment != "skip" and bool(lesson.advantages[lesson.in_loss].any())
-    return Treated(
-        judged.rollout,
-        judged.scored,
-        judged.kind,
-        judged.treatment if useful else "skip",
-        lesson if useful else None,
-        judged.can_spread,
-        judged.narrow,
-        judged.missed,
-    )
+    return replace(judged, lesson=lesson) if useful else replace(judged, treatment="skip")

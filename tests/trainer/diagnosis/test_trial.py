@@ -114,6 +114,7 @@ def test_exhibits_are_of_the_latest_groups_and_hold_the_best_answer() -> None:
     best_last = scored(*((str(n), 1, -1.0) for n in range(20)), ("7", 1, 1.0))
     (kept,) = exhibits([3], [best_last])
     assert len(kept.completions) == PROMPTS and kept.completions[-1].text == "7"
+    assert sum(completion.count for completion in kept.completions) == 21  # the size of the group
     assert kept.scored([prompt(f"p{n}") for n in range(4)]).rewards.max() == 1.0
     later = exhibits([3, 4], [scored(("a", 8, 0.0)), scored(("b", 8, 0.0))], (kept,))
     assert [(one.prompt, one.completions[0].text) for one in later] == [(3, "a"), (4, "b")]

@@ -180,3 +180,9 @@ def test_where_lessons_are_rare_a_longer_silence_is_no_accident() -> None:
     frequent = after(start(1000), dict.fromkeys(range(4), LEARNING))
     assert not some(frequent, 7).exhausted(config())
     assert some(frequent, 8).exhausted(config())
+
+
+def test_tries_are_counted_up_to_what_a_rescue_has_and_never_overflow() -> None:
+    settings = config(rescue_visits=1_000_000, rescue=False)
+    now = repeated(start(), COLLAPSED, 5000 // PROMPTS, settings)
+    assert now.tries.tolist() == [1_000_000] * PROMPTS and now.exhausted(settings)
