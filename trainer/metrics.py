@@ -339,4 +339,7 @@ def of_groups(scored: Sequence[ScoredGroup], weights: NDArray[np.float64] | None
 def _weights(scored: Sequence[ScoredGroup]) -> NDArray[np.float64]:
     """[completions of all groups], adding up to 1: of a group that was sampled more often each sample weighs less, or
     the prompts that need a rescue would look like all of them."""
-    return np.concatenate([group.group.counts / group.group.num_generations for group in scored]) / len(scored)
+    counts = np.concatenate([group.group.counts for group in scored])
+    sizes = np.repeat([group.group.num_generations for group in scored], [len(group.verdicts) for group in scored])
+    weights: NDArray[np.float64] = counts / sizes / len(scored)
+    return weights

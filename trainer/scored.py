@@ -1,8 +1,8 @@
 """A scored group: generation's group joined with rewards' verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import sqrt
 from typing import get_args
 
@@ -14,6 +14,9 @@ from rewards.prompts import SAME_REWARD, Outcome, Verdict
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+SHORT = 64
+"""Characters of an answer that may come again and again."""
+
 CORRECT, ANSWERS = CODES["correct"], {CODES["correct"], CODES["wrong"]}
 
 
@@ -94,8 +97,53 @@ class ScoredGroup:
         return self.samples["correct"] > 0 or self.reward_high >= best_reward - SAME_REWARD
 
 
+def prepare(groups: Sequence[ScoredGroup]) -> None:
+    """Makes at once what the groups' properties would make one by one, with the same values: a step has many groups,
+    and most are so small that NumPy's cost per call is all of it."""
+    if not groups:
+        return
+    lengths = np.array([len(scored.verdicts) for scored in groups])
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    verdicts = [verdict for scored in groups for verdict in scored.verdicts]
+    rewards = np.array([verdict.reward for verdict in verdicts], dtype=np.float64)
+    outcomes = np.array([CODES[verdict.outcome] for verdict in verdicts], dtype=np.int8)
+    counts = np.array([one.count for scored in groups for one in scored.group.completions], dtype=np.int64)
+    sizes = np.add.reduceat(counts, starts)
+    means = segment_sums(rewards * counts, lengths) / sizes
+    variances = segment_sums((rewards - np.repeat(means, lengths)) ** 2 * counts, lengths) / sizes
+    samples = [np.add.reduceat(np.where(outcomes == code, counts, 0), starts).tolist() for code in CODES.values()]
+    made = {
+        "reward_low": np.minimum.reduceat(rewards, starts).tolist(),
+        "reward_high": np.maximum.reduceat(rewards, starts).tolist(),
+        "reward_mean": means.tolist(),
+        "reward_std": np.sqrt(variances).tolist(),
+        "samples": [dict(zip(OUTCOMES, some, strict=True)) for some in zip(*samples, strict=True)],
+    }
+    for index, (scored, start, end) in enumerate(zip(groups, starts.tolist(), ends.tolist(), strict=True)):
+        vars(scored).update({name: values[index] for name, values in made.items()})
+        vars(scored).update(rewards=rewards[start:end], outcomes=outcomes[start:end])
+        vars(scored.group).update(counts=counts[start:end], num_generations=int(sizes[index]))
+
+
+def segment_sums(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[segments] sums of segments that follow each other, to the bit what each one's `sum` gives, which
+    `np.add.reduceat` does not. lengths: [segments], of at least 1."""
+    starts = np.cumsum(lengths) - lengths
+    sums = np.empty(len(lengths))
+    for length in np.unique(lengths):
+        alike = np.flatnonzero(lengths == length)
+        sums[alike] = values[starts[alike][:, None] + np.arange(length)].sum(axis=1)
+    return sums
+
+
 def normalized(text: str) -> str:
     """Letters and digits only, so that "No" and "no." are one answer."""
+    return _normalized(text) if len(text) <= SHORT else _normalized.__wrapped__(text)
+
+
+@lru_cache(maxsize=8192)
+def _normalized(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold()))
 
 

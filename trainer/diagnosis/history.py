@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from generation.groups import Group
 from rewards.prompts import SAME_REWARD
 from trainer.columns import Columns
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup, normalized
@@ -332,7 +333,6 @@ def of_group(
         texts[completion.text] = texts.get(completion.text, 0) + completion.count
     text = max(texts, key=texts.__getitem__)
     text_share = texts[text] / group.num_generations
-    likeliest = next(completion for completion in group.completions if completion.text == text)
     return Seen(
         prompt=number,
         kind=kind,
@@ -351,9 +351,15 @@ def of_group(
         else frozenset(),
         text=text,
         text_share=text_share,
-        own_share=own_share(likeliest.logprobs, group.temperature) if text_share >= COLLAPSED_SHARE else 1.0,
+        own_share=_own_share_of(group, text) if text_share >= COLLAPSED_SHARE else 1.0,
         drift=drift,
     )
+
+
+def _own_share_of(group: Group, text: str) -> float:
+    """Of the group's most frequent completion with that text."""
+    likeliest = next(completion for completion in group.completions if completion.text == text)
+    return own_share(likeliest.logprobs, group.temperature)
 
 
 def own_share(logprobs: Sequence[float] | NDArray[np.float32], temperature: float) -> float:

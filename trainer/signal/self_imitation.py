@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generation.groups import Completion, FinishReason, Group
-from rewards.prompts import Verdict
+from rewards.prompts import SAME_REWARD, Verdict
 from trainer.scored import ScoredGroup
 
 SHOWN_SHARE = 0.1
@@ -71,7 +71,11 @@ def _most_frequent_right(scored: ScoredGroup, best_reward: float) -> RightAnswer
     """Completions come most frequent first."""
     if not scored.holds_best(best_reward):
         return None
-    first = int(scored.right(best_reward).argmax())
+    first = next(
+        index
+        for index, verdict in enumerate(scored.verdicts)
+        if verdict.outcome == "correct" or verdict.reward >= best_reward - SAME_REWARD
+    )
     completion = scored.group.completions[first]
     # A copy: arrays from another process are views of all that it sent, which would stay with them.
     return RightAnswer(completion.token_ids.copy(), completion.text, completion.finish_reason, scored.verdicts[first])

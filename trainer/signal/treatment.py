@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.schema import without_best
+from configs.schema import reward_scale, without_best
 from trainer.run import Run
-from trainer.scored import ScoredGroup
+from trainer.scored import ScoredGroup, prepare
 from trainer.signal.advantages import Lesson, assign
 from trainer.signal.kinds import (
     MANY_MISSES,
@@ -54,10 +54,14 @@ def treat(
     run: Run, rollouts: Sequence[Rollout], scored: Sequence[ScoredGroup], memory: SelfImitation
 ) -> tuple[Treated, ...]:
     """What becomes of each of a step's groups. Pass all of them, see `advantages.assign`."""
+    prepare(scored)
     judged = [_judged(run, rollout, group, memory) for rollout, group in zip(rollouts, scored, strict=True)]
-    shown = [_shown(run, one, memory) for one in judged]
-    lessons = assign(shown, run.config.training, [one.treatment == "spread" for one in judged])
-    return tuple(_with_lesson(one, lesson) for one, lesson in zip(judged, lessons, strict=True))
+    of_all = reward_scale(run.config.training) == "batch"  # else those that are skipped change nothing for the others
+    chosen = [index for index, one in enumerate(judged) if of_all or one.treatment != "skip"]
+    lessons = dict(zip(chosen, _lessons(run, [judged[index] for index in chosen], memory), strict=True))
+    return tuple(
+        one if one.treatment == "skip" else _with_lesson(one, lessons[index]) for index, one in enumerate(judged)
+    )
 
 
 def is_stuck(run: Run, rollout: Rollout) -> bool:
@@ -81,15 +85,19 @@ def _judged(run: Run, rollout: Rollout, group: ScoredGroup, memory: SelfImitatio
     return Treated(rollout, group, kind, treatment, None, spreads, narrow(group, kind, best), missed)
 
 
-def _shown(run: Run, judged: Treated, memory: SelfImitation) -> ScoredGroup:
-    """The group as it is trained on."""
-    group = judged.scored
-    if judged.treatment == "replay":
-        group = memory.shown(judged.rollout.prompt, group)
-    return group if without_best(run.config) == "train" else without_partial_credit(group, run.best_reward)
+def _lessons(run: Run, judged: Sequence[Treated], memory: SelfImitation) -> tuple[Lesson, ...]:
+    """The groups as they are trained on, with advantages."""
+    sampled = [one.scored for one in judged]
+    shown = [
+        memory.shown(one.rollout.prompt, one.scored) if one.treatment == "replay" else one.scored for one in judged
+    ]
+    if without_best(run.config) != "train":
+        shown = without_partial_credit(shown, run.best_reward)
+    prepare([group for group, before in zip(shown, sampled, strict=True) if group is not before])
+    return assign(shown, run.config.training, [one.treatment == "spread" for one in judged])
 
 
 def _with_lesson(judged: Treated, lesson: Lesson) -> Treated:
-    """What becomes of the group: a lesson whose advantages are all 0 is none."""
-    useful = judged.treatment != "skip" and bool(lesson.advantages[lesson.in_loss].any())
+    """What becomes of a group that is trained on: a lesson whose advantages are all 0 is none."""
+    useful = bool((lesson.advantages * lesson.in_loss).any())
     return replace(judged, lesson=lesson) if useful else replace(judged, treatment="skip")

@@ -2,9 +2,18 @@ import pytest
 
 from configs.schema import TrainingSettings
 from tests.scored import scored
+from trainer.scored import ScoredGroup
+from trainer.signal import partial_credit
 from trainer.signal.advantages import assign
 from trainer.signal.overlong import soft_punished
-from trainer.signal.partial_credit import without_partial_credit
+
+
+def without_partial_credit(group: ScoredGroup, best_reward: float) -> ScoredGroup:
+    """Beside a group that has none, and one without a right answer."""
+    others = scored(("right", 4, 1.0)), scored(("near", 3, -0.1), ("far", 1, -0.9))
+    before, changed, after = partial_credit.without_partial_credit([others[0], group, others[1]], best_reward)
+    assert (before, after) == others
+    return changed
 
 
 def test_wrong_answers_beside_a_right_one_earn_their_mean() -> None:

@@ -43,6 +43,6 @@ def test_it_is_shown_as_a_tenth_of_the_samples_that_the_engine_gave_no_probabili
 
 def test_it_gains_what_all_others_lose() -> None:
     memory = SelfImitation().after([NUMBER], [scored(("no", 6, -0.5), ("7", 2, 1.0))], 1.0)
-    (lesson,) = assign([without_partial_credit(memory.shown(NUMBER, WRONG), 1.0)], TrainingSettings())
+    (lesson,) = assign(without_partial_credit([memory.shown(NUMBER, WRONG)], 1.0), TrainingSettings())
     # 4 right of 44: sqrt(40 / 4) and -sqrt(4 / 40)
     assert lesson.advantages == pytest.approx([-(0.1**0.5), -(0.1**0.5), 10**0.5], rel=1e-3)
