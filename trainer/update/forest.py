@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappush, heapreplace
 from itertools import chain, compress, count, pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,9 +221,10 @@ def _split(lessons: Sequence[Lesson], all_lengths: NDArray[np.int64], limit: int
     ends = np.cumsum(in_loss)[np.cumsum([len(group.completions) for group in groups]) - 1].tolist()
     starts = [0, *ends[:-1]]
 
-    token_ids = _joined([completion.token_ids for completion in completions], np.int32)
-    logprobs = _joined([completion.logprobs for completion in completions], np.float32)
     lengths = all_lengths[in_loss]
+    size = int(lengths.sum())
+    token_ids = _joined([completion.token_ids for completion in completions], np.int32, size)
+    logprobs = _joined([completion.logprobs for completion in completions], np.float32, size)
     order = _token_order(token_ids, lengths, ends)
     in_order = _ranges(_before(lengths)[order], lengths[order])
     token_ids, logprobs, lengths = token_ids[in_order], logprobs[in_order], lengths[order]
@@ -539,10 +540,14 @@ def _ends(
     return ends
 
 
-def _joined(rows: Sequence[NDArray[Scalar]], dtype: type[Scalar]) -> NDArray[Scalar]:
-    """[sum of lengths] one row after another. Twice as fast as `np.concatenate` where rows are short."""
-    joined = np.frombuffer(b"".join([row.tobytes() for row in rows]), dtype)
-    return joined if len(joined) == sum(map(len, rows)) else np.concatenate(rows).astype(dtype)
+def _joined(rows: Sequence[NDArray[Scalar]], dtype: type[Scalar], size: int) -> NDArray[Scalar]:
+    """[size] one row after another. Where rows are short, joining their bytes takes a third of the time of
+    `np.concatenate`, which is left for rows of another type or with gaps."""
+    try:
+        joined = np.frombuffer(b"".join(cast(Sequence[bytes], rows)), dtype)  # any buffers will do
+    except BufferError:
+        joined = np.empty(0, dtype)
+    return joined if len(joined) == size else np.concatenate(rows).astype(dtype)
 
 
 def _flat(rows: Sequence[tuple[int, ...]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -80,6 +80,22 @@ def test_the_same_batch(some: list[Lesson], ranks: int, micro_batch_tokens: int,
     assert_same(batch, plain_forest.pack(some, ranks, micro_batch_tokens))
 
 
+def test_the_same_batch_of_other_arrays() -> None:
+    """Wider numbers than the record says, and arrays that are views with gaps."""
+    lesson = make_lesson([1, 2], [([7, 300, 2], 1, 0.0), ([7, 70_000], 2, 1.0), ([7], 1, 0.5)])
+    group = lesson.scored.group
+    for other in (lambda array: array.astype(f"{array.dtype.kind}8"), lambda array: np.repeat(array, 2)[::2]):
+        completions = tuple(
+            dataclasses.replace(
+                completion, token_ids=other(completion.token_ids), logprobs=other(completion.logprobs)
+            )
+            for completion in group.completions
+        )
+        scored = dataclasses.replace(lesson.scored, group=dataclasses.replace(group, completions=completions))
+        some = [dataclasses.replace(lesson, scored=scored)]
+        assert_same(pack(some, 1, 100), plain_forest.pack(some, 1, 100))
+
+
 def chains(nodes: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[Lesson]:
     """Groups whose trees are one path of so many nodes after their prompt's beginning."""
     return [
