@@ -27,7 +27,7 @@ SCHEMA = 1
 class Rewards(Columns):
     """[prompts] mean reward of every prompt's first and latest group at `sampling.temperature`, evaluations included.
 
-    known: whether there was one.
+    known: whether there was one; the rewards are 0 where there was none.
     """
 
     known: NDArray[np.bool_]
@@ -39,6 +39,10 @@ class Rewards(Columns):
         new = ~self.known[numbers]
         first = np.where(new, means, self.first[numbers])
         return self.with_rows(numbers, known=True, first=first, latest=means)
+
+    def mean(self, column: NDArray[np.float64]) -> float:
+        """Of the prompts that are known. column: `first` or `latest`."""
+        return float(column.sum() / self.known.sum())
 
     def evaluated(self, evaluation: Evaluation) -> "Rewards":
         """With those of an evaluation, which is of the data set's first prompts. They come late for `first`: a prompt
@@ -150,8 +154,8 @@ def _seen(happened: Happened, rewards: Rewards, history: History, exhausted: boo
     return Step(
         groups=groups,
         updated=report is not None,
-        reward_start=float(rewards.first[rewards.known].mean()),
-        reward_now=float(rewards.latest[rewards.known].mean()),
+        reward_start=rewards.mean(rewards.first),
+        reward_now=rewards.mean(rewards.latest),
         grad_norm=report.grad_norm if report else 0.0,
         kl=report.kl if report else 0.0,
         seconds=times.synced - times.start,

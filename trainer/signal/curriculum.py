@@ -142,7 +142,8 @@ class Curriculum:
         waiting = np.cumsum(np.bincount(self.last[among] - NEVER))
         latest = int(np.searchsorted(waiting, n)) + NEVER
         earlier, ties = among & (self.last < latest), among & (self.last == latest)
-        first = order[earlier[order]]
+        first = order[np.flatnonzero(earlier[order])]
         first = first[np.argsort(self.last[first], kind="stable")]
-        chosen: list[int] = [*first.tolist(), *order[ties[order]][: n - len(first)].tolist()]
+        others = order[np.flatnonzero(ties[order])[: n - len(first)]]
+        chosen: list[int] = [*first.tolist(), *others.tolist()]
         return chosen

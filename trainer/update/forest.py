@@ -46,7 +46,7 @@ class Forest:
     completion_edges: [C, L] int64, index into the edges of each token; 0 at padding.
     mask: [C, L] bool, true at tokens.
     sampler_logprobs: [C, L] float32, what the engine reported for each token; 0 at padding, NaN where it was not
-        sampled but recalled (trainer/signal/self_imitation.py).
+        sampled now but replayed (trainer/signal/self_imitation.py).
     counts: [C] int64, samples of each completion.
     advantages: [C] float32.
     """
@@ -545,7 +545,7 @@ def _joined(rows: Sequence[NDArray[Scalar]], dtype: type[Scalar], size: int) -> 
     `np.concatenate`, which is left for rows of another type or with gaps."""
     try:
         joined = np.frombuffer(b"".join(cast(Sequence[bytes], rows)), dtype)  # any buffers will do
-    except BufferError:
+    except TypeError:  # gaps: join takes no such buffer
         joined = np.empty(0, dtype)
     return joined if len(joined) == size else np.concatenate(rows).astype(dtype)
 

@@ -33,7 +33,7 @@ BEGINNINGS: tuple[list[int], ...] = ([], [0], [0, 1], [0, 1, 300, 70_000], [0, 1
 @st.composite
 def lessons(draw: st.DrawFn) -> list[Lesson]:
     """Prompts that share beginnings or are the same; completions that are prefixes of others or the same; some not in
-    the loss, some with tokens that were recalled (NaN)."""
+    the loss, some with tokens that were replayed (NaN)."""
     token = st.sampled_from([0, 1, 256])
     some = draw(
         st.lists(
