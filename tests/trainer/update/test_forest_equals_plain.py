@@ -75,7 +75,7 @@ def _scattered(lesson: Lesson, random: np.random.Generator) -> Lesson:
 @given(some=lessons(), ranks=st.integers(1, 4), micro_batch_tokens=st.integers(1, 60), chunk=st.sampled_from([1, 50]))
 def test_the_same_batch(some: list[Lesson], ranks: int, micro_batch_tokens: int, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.update.forest.CHUNK_TOKENS", chunk)
+        patch.setattr("trainer.update.parts.CHUNK_TOKENS", chunk)
         batch = pack(some, ranks, micro_batch_tokens)
     assert_same(batch, plain_forest.pack(some, ranks, micro_batch_tokens))
 
