@@ -29,7 +29,7 @@ HELP = """\
 usage: cohort bench controller [--output FOLDER]
 
 Times real steps of the controller (curriculum, treatment, packing, metrics, history, diagnosis) while engines, reward
-function and ranks answer at once: no model, one process, under a minute. Small and large steps, a large data set, and
+function and ranks answer at once: no model, one process, about a minute. Small and large steps, a large data set, and
 step 20, 2,000 and 20,000 of one run. Prints a table, and writes bench-controller.json and bench-controller.png.
 
 options:
@@ -37,8 +37,8 @@ options:
 
 NUM_GENERATIONS, DISTINCT = 256, 32
 
-REPEATS = 9
-"""Steps that are timed, of which the table shows the median."""
+REPEATS, WARM_UP = 9, 5
+"""Steps that are timed, of which the table shows the median, and such steps before them."""
 
 PHASES = {
     "choose": "which prompts",
@@ -139,11 +139,12 @@ def _timed(load: Load, run: Run, state: RunState, ports: Instant) -> tuple[RunSt
 
 
 def _forward(run: Run, state: RunState, at: int) -> RunState:
-    """The state at that step. The steps up to there are real, and small: few prompts, few completions."""
-    small, ports = _adjusted(run, prompts_per_step=1, num_generations=2), Instant(distinct=2)
+    """The state at that step. The steps up to there are real, and small: one prompt, one text."""
+    small = _adjusted(run, prompts_per_step=1, num_generations=2), Instant(distinct=1)
+    whole = run, Instant(DISTINCT)
     while state.step < at:
-        near = at - state.step <= REPEATS  # the last of them warm up what is timed
-        state, _ = step(run if near else small, state, Ports(ports, ports, ports, ports, ports), time.monotonic)
+        now, ports = whole if at - state.step <= WARM_UP else small
+        state, _ = step(now, state, Ports(ports, ports, ports, ports, ports), time.monotonic)
     return state
 
 

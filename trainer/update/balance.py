@@ -136,6 +136,8 @@ def _least_bins(sizes: NDArray[np.int64], capacity: int) -> int:
     is between is taken as it is or, for some k, stretched by (k + 1) / k and rounded down to multiples of a k-th of
     a bin, unless stretching alone makes it one.
     """
+    if sizes.sum() <= capacity:
+        return 1
     sizes = np.sort(sizes)
     thresholds = np.append(sizes[2 * sizes <= capacity], 0)
     smallest = np.searchsorted(sizes, thresholds, side="left")
