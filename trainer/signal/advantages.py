@@ -31,8 +31,8 @@ class Lesson:
 def assign(
     scored: Sequence[ScoredGroup], training: TrainingSettings, spreading: Sequence[bool] | None = None
 ) -> tuple[Lesson, ...]:
-    """A lesson of each of a step's groups. Pass all of them, those that teach nothing too: a batch's spread is
-    over every sample of the step.
+    """A lesson of each of a step's groups. With `scale_rewards: batch` pass all of them, those that teach nothing
+    too: a batch's spread is over every sample of the step.
 
     spreading: which groups are trained on to `spread`, not by their rewards; None for none.
 
