@@ -85,6 +85,8 @@ class FakeWeightSync:
     model: FakeModel
 
     def sync(self, policy_version: int) -> None:
+        if policy_version == self.model.synced_version:
+            return
         self.model.events.append(f"sync {policy_version}")
         assert policy_version == self.model.trained_version
         self.model.synced_version = policy_version

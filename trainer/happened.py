@@ -10,17 +10,17 @@ from trainer.update.report import RankReport
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of the run, at the step's start and when its groups were sampled, scored, the update made, and the new
-    weights had reached the engines."""
+    """Seconds of the run, at the step's start and when the policy's weights had reached the engines, its groups were
+    sampled, scored, and the update made."""
 
     start: float
+    synced: float
     sampled: float
     scored: float
     updated: float
-    synced: float
 
 
-EXAMPLE_TIMES = Times(start=10.0, sampled=14.0, scored=14.1, updated=20.1, synced=20.6)
+EXAMPLE_TIMES = Times(start=10.0, synced=10.5, sampled=14.5, scored=14.6, updated=20.6)
 
 
 @dataclass(frozen=True)

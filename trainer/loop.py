@@ -2,41 +2,87 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from generation.engine import SampleRequest, seed_of
 from trainer.diagnosis import trial
 from trainer.ending import Result, Stop, never_learned, result, why_stop
 from trainer.evaluation import Evaluation, evaluate, reaches
-from trainer.ports import Ports
+from trainer.ports import Interrupted, Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.state import RunState
-from trainer.step import diagnosed, evaluated, step
+from trainer.step import diagnosed, evaluated, judged, logged, step
+
+
+class Checkpoints(Protocol):
+    """Where states go, with the ranks' weights that belong to them."""
+
+    def between_steps(self, state: RunState) -> None:
+        """Writes a checkpoint if it is time."""
+
+    def at_end(self, state: RunState) -> None:
+        """Writes one, if the ranks live. Raises nothing that could hide why the run ends."""
+
+
+class NoCheckpoints:
+    """For runs that nobody goes on with, as in benchmarks."""
+
+    def between_steps(self, state: RunState) -> None:
+        """See `Checkpoints.between_steps`."""
+
+    def at_end(self, state: RunState) -> None:
+        """See `Checkpoints.at_end`."""
 
 
 def train(
     run: Run,
     ports: Ports,
+    state: RunState | None = None,
     *,
+    checkpoints: Checkpoints | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Trains until the target or a limit of `config.run` is reached.
 
-    interrupted: asked after every step that another is to follow; the run then ends as it is. clock: seconds.
+    state: to go on from, which the ranks' weights belong to; None begins. interrupted: asked before every step; the
+    run then ends as it is. clock: seconds. Raises Interrupted: before there was a state.
     """
-    began = clock()
-    state = replace(_begun(run, ports), seconds=clock() - began)
-    stop = why_stop(run, state)
-    while stop is None:
-        state, _ = step(run, state, ports, lambda: clock() - began)
-        stop = why_stop(run, state) or (Stop.INTERRUPTED if interrupted() else None)
-    if state.latest.policy_version != state.policy_version and not interrupted():
-        state = evaluated(run, state, ports, "after training")
+    checkpoints = checkpoints or NoCheckpoints()
+    began = clock() - (state.seconds if state else 0.0)
+    if state is None:
+        state = _begun(run, ports)
+    try:
+        while True:
+            if state.step:
+                state = judged(run, state, ports)
+            state = replace(state, seconds=clock() - began)
+            stop = why_stop(run, state) or (Stop.INTERRUPTED if interrupted() else None)
+            if stop:
+                break
+            checkpoints.between_steps(state)
+            happened = step(run, state, ports, lambda: clock() - began)
+            state = state.after(run, happened)  # from here on it is the ranks' new weights that belong to it
+            state = logged(run, state, happened, ports)
+    except Interrupted:
+        stop = Stop.INTERRUPTED
+    finally:
+        # Before the last evaluation, which a run with later limits would not have made.
+        checkpoints.at_end(state)
+    return _ended(run, state, ports, stop, lambda: clock() - began)
+
+
+def _ended(run: Run, state: RunState, ports: Ports, stop: Stop, elapsed: Callable[[], float]) -> Result:
+    """What came of the run, by a last evaluation and diagnosis."""
+    if state.latest.policy_version != state.policy_version and stop is not Stop.INTERRUPTED:
+        with suppress(Interrupted):  # the run has ended already
+            state = evaluated(run, state, ports, "after training")
     if state.diagnosis is None and never_learned(state):
         state = diagnosed(run, state, ports, in_hindsight=True)
-    return result(run, replace(state, seconds=clock() - began), stop)
+    return result(run, replace(state, seconds=elapsed()), stop)
 
 
 def _begun(run: Run, ports: Ports) -> RunState:

@@ -198,7 +198,7 @@ class TimeMetrics:
         "all groups of the step, on all engines",
         healthy="falls as completions become fewer",
         otherwise="more `engine.engines`; shorter completions; [performance.md](performance.md)",
-        of=lambda m: m.times.sampled - m.times.start,
+        of=lambda m: m.times.sampled - m.times.synced,
     )
     seconds_score: float = metric(
         "Time",
@@ -216,21 +216,21 @@ class TimeMetrics:
     )
     seconds_publish: float = metric(
         "Time",
-        "new weights to all engines, with checksums",
-        healthy="the same in every step with an update: it depends on the model's size",
+        "the latest weights to all engines, with checksums, before they sample",
+        healthy="the same after every step with an update: it depends on the model's size",
         otherwise="other programs on the machine; see `cluster.publish_timeout`",
-        of=lambda m: m.times.synced - m.times.updated,
+        of=lambda m: m.times.synced - m.times.start,
     )
     seconds_step: float = metric(
         "Time",
         "the step",
         otherwise="first steps cost most: more distinct completions, and engines compile at first use",
-        of=lambda m: m.times.synced - m.times.start,
+        of=lambda m: m.times.updated - m.times.start,
     )
     seconds_total: float = metric(
         "Time",
         "since training began, evaluations included",
-        of=lambda m: m.times.synced,
+        of=lambda m: m.times.updated,
     )
 
 

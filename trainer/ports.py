@@ -13,6 +13,10 @@ from trainer.update.forest import Batch
 from trainer.update.report import RankReport
 
 
+class Interrupted(Exception):
+    """A port was told to stop waiting, because the run is to end; nothing has changed."""
+
+
 class Generator(Protocol):
     """The engines."""
 
@@ -38,7 +42,8 @@ class WeightSync(Protocol):
     """From ranks to engines."""
 
     def sync(self, policy_version: int) -> None:
-        """Returns when every engine holds the ranks' weights as `policy_version`; raises if one does not."""
+        """Returns when every engine holds the ranks' weights as `policy_version`, at once if all do; raises if one
+        does not."""
 
 
 class Logger(Protocol):

@@ -110,7 +110,7 @@ class RunState:
             self,
             step=happened.step,
             policy_version=self.policy_version + (happened.report is not None),
-            seconds=happened.times.synced,
+            seconds=happened.times.updated,
             curriculum=curriculum,
             memory=self.memory.after(numbers, [one.scored for one in treated], run.best_reward),
             rewards=rewards,
@@ -158,7 +158,7 @@ def _seen(happened: Happened, rewards: Rewards, history: History, exhausted: boo
         reward_now=rewards.mean(rewards.latest),
         grad_norm=report.grad_norm if report else 0.0,
         kl=report.kl if report else 0.0,
-        seconds=times.synced - times.start,
-        seconds_total=times.synced,
+        seconds=times.updated - times.start,
+        seconds_total=times.updated,
         exhausted=exhausted,
     )

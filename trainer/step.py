@@ -1,6 +1,7 @@
 """One step: the way from the curriculum to the next policy, in one direction.
 
     RunState                 what the run knows (state.py)
+       │ weight_sync.sync    to engines that hold another version, which confirm it    ports.py
        │ curriculum.take     which prompts, how hot                                    signal/curriculum.py
        ▼
     Rollout                  one for each prompt
@@ -15,11 +16,8 @@
     Treated ── Lesson        advantages
        │ pack                token trees, balanced over the ranks                      update/forest.py
        ▼
-    Batch                    none if no group teaches: the next two are skipped, the version stays
+    Batch                    none if no group teaches: the next is skipped, the version stays
        │ learner.update      on all ranks; waits for the slowest                       ports.py
-       ▼
-    RankReport
-       │ weight_sync.sync    to all engines, which confirm version and checksum        ports.py
        ▼
     Happened                 all bookkeeping follows from it (happened.py)
        │ state.after         curriculum, memory, rewards, history, drift               state.py
@@ -30,6 +28,9 @@
 
 Nothing overlaps: while engines sample the ranks wait, and the other way round. Every wait has a limit, which
 the ports know.
+
+The one thing that a step changes besides the state is the ranks' weights, at its end: whatever fails before leaves
+state and ranks as they were, and what comes after needs nothing but the state.
 """
 
 from collections.abc import Callable
@@ -54,23 +55,59 @@ Elapsed = Callable[[], float]
 """Seconds of the run so far."""
 
 
-def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> tuple[RunState, Happened]:
-    """The state after one step more, and what happened in it."""
-    happened = _happen(run, state, ports, elapsed)
-    state = state.after(run, happened)
+def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> Happened:
+    """Everything that takes time, and how long it took. Raises whatever a port raises."""
+    config, number = run.config, state.step + 1
+    start = elapsed()
+    ports.weight_sync.sync(state.policy_version)
+    synced = elapsed()
+    rollouts = state.curriculum.take(config, config.sampling.prompts_per_step)
+    groups = ports.generator.sample([_request(run, state, rollout, number) for rollout in rollouts])
+    sampled = elapsed()
+    scored = ports.scorer.score(groups)
+    judged = elapsed()
+    limit, cache = config.sampling.max_completion_length, config.training.soft_punish_cache
+    treated = treat(run, rollouts, [soft_punished(group, limit, cache) for group in scored], state.memory)
+    lessons = [one.lesson for one in treated if one.lesson is not None]
+    batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
+    base = config.sampling.temperature
+    drifts = tuple(
+        state.drift.of(rollout.prompt, group) if group.temperature == base else None
+        for rollout, group in zip(rollouts, groups, strict=True)
+    )
+    report = ports.learner.update(batch) if batch else None
+    return Happened(
+        step=number,
+        treated=treated,
+        scored=tuple(scored),
+        drifts=drifts,
+        tree_tokens=batch.tree_tokens if batch else 0,
+        dense_tokens=batch.dense_tokens if batch else 0,
+        report=report,
+        times=Times(start, synced, sampled, judged, elapsed()),
+    )
+
+
+def logged(run: Run, state: RunState, happened: Happened, ports: Ports) -> RunState:
+    """Hands the step to the logger; the state after it, with an alarm if there is reason for one."""
     if happened.report and (text := alarm.mismatch(happened.report.logprob_gap, run.dtype)):
         state = warn(state, ports, "logprob_gap", text)
     metrics = measure(run.config, happened, state.curriculum.prompts_solved)
     ports.logger.step(metrics, happened.treated)
+    return state
+
+
+def judged(run: Run, state: RunState, ports: Ports) -> RunState:
+    """The state with an evaluation, where the target may be reached, and a diagnosis. Judged again it is the same."""
     if _may_reach_target(run, state):
         state = evaluated(run, state, ports, f"at step {state.step}")
-    state = diagnosed(run, state, ports)
-    return replace(state, seconds=elapsed()), happened
+    return diagnosed(run, state, ports)
 
 
 def evaluated(run: Run, state: RunState, ports: Ports, label: str) -> RunState:
     """The state with an evaluation of the policy as it is."""
     ports.logger.phase(f"evaluating {label}")
+    ports.weight_sync.sync(state.policy_version)
     latest = evaluate(run, ports.generator, ports.scorer, label)
     return replace(state, latest=latest, rewards=state.rewards.evaluated(latest))
 
@@ -105,40 +142,6 @@ def warn(state: RunState, ports: Ports, name: str, text: str) -> RunState:
     if warned is not state:
         ports.logger.alarm(text)
     return warned
-
-
-def _happen(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> Happened:
-    """Everything that takes time, and how long it took."""
-    config, number = run.config, state.step + 1
-    start = elapsed()
-    rollouts = state.curriculum.take(config, config.sampling.prompts_per_step)
-    groups = ports.generator.sample([_request(run, state, rollout, number) for rollout in rollouts])
-    sampled = elapsed()
-    scored = ports.scorer.score(groups)
-    judged = elapsed()
-    limit, cache = config.sampling.max_completion_length, config.training.soft_punish_cache
-    treated = treat(run, rollouts, [soft_punished(group, limit, cache) for group in scored], state.memory)
-    lessons = [one.lesson for one in treated if one.lesson is not None]
-    batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
-    report = ports.learner.update(batch) if batch else None
-    updated = elapsed()
-    if report:
-        ports.weight_sync.sync(state.policy_version + 1)
-    synced = elapsed()
-    base = config.sampling.temperature
-    return Happened(
-        step=number,
-        treated=treated,
-        scored=tuple(scored),
-        drifts=tuple(
-            state.drift.of(rollout.prompt, group) if group.temperature == base else None
-            for rollout, group in zip(rollouts, groups, strict=True)
-        ),
-        tree_tokens=batch.tree_tokens if batch else 0,
-        dense_tokens=batch.dense_tokens if batch else 0,
-        report=report,
-        times=Times(start, sampled, judged, updated, synced),
-    )
 
 
 def _request(run: Run, state: RunState, rollout: Rollout, step: int) -> SampleRequest:

@@ -19,10 +19,11 @@ from configs.schema import Config
 from launch.bench.instant import Instant, questions
 from launch.bench.measure import Spread, commit, machine, spread, versions
 from trainer.evaluation import evaluate
+from trainer.happened import Happened
 from trainer.ports import Ports
 from trainer.run import Run
 from trainer.state import RunState
-from trainer.step import step
+from trainer.step import judged, logged, step
 from trainer.update.forest import pack
 
 HELP = """\
@@ -117,7 +118,7 @@ def _timed(load: Load, run: Run, state: RunState, ports: Instant) -> tuple[RunSt
     for _ in range(REPEATS):
         ports.clear()
         start = time.perf_counter()
-        state, happened = step(run, state, Ports(ports, ports, ports, ports, ports), time.monotonic)
+        state, happened = _step(run, state, ports)
         end = time.perf_counter()
         seconds.append(end - start - ports.seconds)
         training, began = run.config.training, time.perf_counter()
@@ -144,8 +145,15 @@ def _forward(run: Run, state: RunState, at: int) -> RunState:
     whole = run, Instant(DISTINCT)
     while state.step < at:
         now, ports = whole if at - state.step <= WARM_UP else small
-        state, _ = step(now, state, Ports(ports, ports, ports, ports, ports), time.monotonic)
+        state, _ = _step(now, state, ports)
     return state
+
+
+def _step(run: Run, state: RunState, instant: Instant) -> tuple[RunState, Happened]:
+    """A step of the loop."""
+    ports = Ports(instant, instant, instant, instant, instant)
+    happened = step(run, state, ports, time.monotonic)
+    return judged(run, logged(run, state.after(run, happened), happened, ports), ports), happened
 
 
 def _begun(run: Run, ports: Instant) -> RunState:

@@ -19,13 +19,19 @@ from trainer.update.report import RankReport
 
 @dataclass(frozen=True)
 class Job:
-    """What a new `Rank` is to do: an update for each of `steps`, in turn."""
+    """What a new `Rank` is to do: an update for each of `steps`, in turn.
+
+    load: go on from what a job of another name saved, and how many updates that had made. save: afterwards.
+    """
 
     name: str
     model: str
     training: TrainingSettings
     steps: tuple[tuple[Lesson, ...], ...]
     dtype: str = "float32"
+    max_steps: int | None = None
+    load: tuple[str, int] | None = None
+    save: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,11 @@ def main(path: Path, ranks: int) -> None:
 
 def _rank(path: Path, rank: int) -> None:
     port, jobs = pickle.loads(path.read_bytes())
-    done = {job.name: _run(job, rank, port) for job in jobs}
+    done = {job.name: _run(job, rank, port, path.parent) for job in jobs}
     path.with_suffix(f".{rank}").write_bytes(pickle.dumps(done))
 
 
-def _run(job: Job, rank: int, port: int) -> Done:
+def _run(job: Job, rank: int, port: int, folder: Path) -> Done:
     spec = RankSpec(
         rank=rank,
         model=job.model,
@@ -70,13 +76,16 @@ def _run(job: Job, rank: int, port: int) -> Done:
         gpu=False,
         training=job.training,
         max_completion_length=8,
-        max_steps=None,
+        max_steps=job.max_steps,
         master_address="127.0.0.1",
         master_port=port,
         timeout=60.0,
         seed=0,
     )
     worker = Rank(spec)
+    if job.load:
+        name, updates = job.load
+        worker.load(str(folder / name), updates)
     reports, micro_batches, error = [], [], None
     for lessons in job.steps:
         batch = pack(lessons, job.training.ranks, job.training.micro_batch_tokens)
@@ -86,6 +95,8 @@ def _run(job: Job, rank: int, port: int) -> Done:
         except UpdateError as refusal:
             error = str(refusal)
             break
+    if job.save:
+        worker.save(str(folder / job.name), len(job.steps))
     # As they are published. Buckets do not copy, and ZeRO stage 3 takes each weight apart again after its turn.
     buckets = list(pack_weights(worker.weights()))
     weights = {name: weight.clone() for data, layout in buckets for name, weight in unpack(data, layout)}

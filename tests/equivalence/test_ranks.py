@@ -71,6 +71,14 @@ def job(name: str, ranks: int, zero_stage: int, steps: Any = STEPS, dtype: str =
     return Job(name, "", TrainingSettings(ranks=ranks, zero_stage=zero_stage, **settings), steps, dtype)
 
 
+def resumed(ranks: int, zero_stage: int, dtype: str = "float32", **training: Any) -> list[Job]:
+    """Four updates at once, and the same with an end in the middle."""
+    name = f"{ranks} ranks, zero {zero_stage}, {dtype}"
+    whole = replace(job(f"{name}: whole", ranks, zero_stage, STEPS * 2, dtype, **training), max_steps=5)
+    begun = replace(whole, name=f"{name}: begun", steps=STEPS, save=True)
+    return [whole, begun, replace(begun, name=f"{name}: ended", load=(begun.name, 2), save=False)]
+
+
 HARDER: dict[str, Any] = {"num_iterations": 2, "beta": 0.1, "epsilon": 0.01}
 BROKEN = (replace(STEPS[0][0], advantages=np.array([1.0, math.inf, 0.0])), *STEPS[0][1:])
 JOBS = {
@@ -86,12 +94,16 @@ JOBS = {
         job("bfloat16", 1, 1, STEPS * 6, "bfloat16", learning_rate=1e-4),
         job("bfloat16, one step", 1, 1, STEPS[:1], "bfloat16", learning_rate=1e-4),
         job("bfloat16, zero 0", 1, 0, STEPS * 6, "bfloat16", learning_rate=1e-4),
+        *(one for stage in range(4) for dtype in ("float32", "bfloat16") for one in resumed(1, stage, dtype)),
     ],
     2: [
         *(job(f"zero {stage}", 2, stage) for stage in range(4)),
         *(job(f"uneven, zero {stage}", 2, stage, UNEVEN, loss_type="dapo") for stage in (0, 2, 3)),
         *(job(f"harder, zero {stage}", 2, stage, **HARDER) for stage in (1, 3)),
         job("bfloat16", 2, 2, STEPS * 6, "bfloat16", learning_rate=1e-4),
+        *(one for stage in range(4) for one in resumed(2, stage, **HARDER, lr_scheduler_type="cosine")),
+        *resumed(2, 2, "bfloat16"),
+        replace(job("of one rank", 2, 1), load=("1 ranks, zero 1, float32: begun", 2)),
     ],
     4: [job(f"zero {stage}", 4, stage) for stage in range(4)],
 }
@@ -247,3 +259,29 @@ def test_bfloat16_weights_have_float32_masters(results: Results) -> None:
             found = moved(done)[far]
             assert torch.corrcoef(torch.stack([found, expected[far]]))[0, 1] > 0.7
             assert found.abs().mean() > 0.5 * expected[far].abs().mean()
+
+
+RESUMED = [*((1, stage, dtype) for stage in range(4) for dtype in ("float32", "bfloat16"))]
+RESUMED += [*((2, stage, "float32") for stage in range(4)), (2, 2, "bfloat16")]
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage", "dtype"), RESUMED)
+def test_going_on_from_a_checkpoint_is_going_on(results: Results, ranks: int, zero_stage: int, dtype: str) -> None:
+    """To the bit, with two ranks with several iterations, a KL divergence and a falling learning rate."""
+    name = f"{ranks} ranks, zero {zero_stage}, {dtype}"
+    for whole, begun, ended in zip(*(results(ranks, f"{name}: {part}") for part in PARTS), strict=True):
+        assert whole.reports == (*begun.reports, *ended.reports)
+        assert len(whole.reports) == 4
+        assert whole.weights.keys() == ended.weights.keys()
+        assert all(torch.equal(weight, ended.weights[key]) for key, weight in whole.weights.items())
+        assert not all(torch.equal(weight, ended.weights[key]) for key, weight in begun.weights.items())
+
+
+def test_another_number_of_ranks_goes_on(results: Results) -> None:
+    (whole,) = results(1, "1 ranks, zero 1, float32: whole")
+    (begun,) = results(1, "1 ranks, zero 1, float32: begun")
+    ours = results(2, "of one rank")
+    assert_same_steps(ours, [replace(whole, reports=whole.reports[2:])], begun.weights)
+
+
+PARTS = ("whole", "begun", "ended")

@@ -434,7 +434,7 @@ def test_an_interruption_in_the_step_that_reaches_the_target_is_none(tmp_path: A
     model = FakeModel(skill=0.5, pace=0.5)
     settings = config(tmp_path, target_reward=0.995)
     asked = count()
-    result, _ = run(settings, model, interrupted=lambda: next(asked) >= 1, prompts=PROMPTS[:2])
+    result, _ = run(settings, model, interrupted=lambda: next(asked) >= 2, prompts=PROMPTS[:2])
     assert (result.stop, result.target) == (Stop.TARGET, Target.REACHED)
 
 

@@ -25,7 +25,7 @@ from trainer.ports import Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.state import RunState
-from trainer.step import step
+from trainer.step import judged, logged, step
 from trainer.update.forest import Batch
 from trainer.update.report import NO_UPDATE, RankReport
 
@@ -108,7 +108,8 @@ def steps(of: Run, state: RunState, moods: Sequence[str], start: int) -> tuple[R
     ports, ticks, happened = Ports(world, world, world, world, logger), count(start), []
     for mood in moods:
         world.mood = mood
-        state, what = step(of, state, ports, lambda: float(next(ticks)))
+        what = step(of, state, ports, lambda: float(next(ticks)))
+        state = judged(of, logged(of, state.after(of, what), what, ports), ports)
         happened.append(what)
     return state, happened, [logger.steps, logger.alarms, logger.phases]
 
@@ -221,7 +222,7 @@ def test_what_is_remembered_holds_no_more_of_what_an_engine_sent() -> None:
 
     world = Views("mixed")
     state = begun(of)
-    state, _ = step(of, state, Ports(world, world, world, world, FakeLogger()), lambda: 0.0)
+    state = state.after(of, step(of, state, Ports(world, world, world, world, FakeLogger()), lambda: 0.0))
     kept = [
         *(answer.token_ids for answer in state.memory.answers.values()),
         *(array for one in state.exhibits for c in one.completions for array in (c.token_ids, c.logprobs)),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from configs.schema import TrainingSettings
@@ -122,6 +123,7 @@ class Rank:
         if world_size == 1 and spec.training.zero_stage == 0:
             # DeepSpeed would copy all gradients to and fro for an average over one rank.
             self._engine.enable_backward_allreduce = False
+        self.policy_version: int | None = 0
         # No reference model is loaded, or run, when nothing depends on it.
         self._reference = load().to(self._device).eval() if spec.training.beta else None
 
@@ -133,7 +135,9 @@ class Rank:
         """
         old: list[Any] = []
         iterations = range(self._spec.training.num_iterations)
+        before = self.policy_version
         reports = [self._iterate(forests, num_samples, num_tokens, old) for _ in iterations]
+        self.policy_version = None if before is None else before + 1
         return RankReport(
             **{
                 field.name: sum(getattr(report, field.name) for report in reports) / len(reports)
@@ -187,6 +191,7 @@ class Rank:
                 f"training.learning_rate {learning_rate:g} is the likely cause: lower it. If not, look for infinite "
                 "rewards."
             )
+        self.policy_version = None  # until all iterations are done, the weights are of none
         grad_norm = self._step()
         if not math.isfinite(grad_norm):
             raise UpdateError(
@@ -227,7 +232,7 @@ class Rank:
             for name, weight in self._engine.module.model.named_parameters()
         ]
 
-    def save(self, folder: str) -> None:
+    def save_model(self, folder: str) -> None:
         """Writes the model in Hugging Face format, with its tokenizer; rank 0 writes, all gather."""
         from trainer.update.model import load_tokenizer
 
@@ -235,3 +240,26 @@ class Rank:
         if self._spec.rank == 0:
             self._engine.module.model.save_pretrained(folder, state_dict=state)
             load_tokenizer(self._spec.model, self._spec.trust_remote_code).save_pretrained(folder)
+
+    def save(self, folder: str, policy_version: int) -> None:
+        """Writes all that is needed to go on: the model into `folder`/model, and the optimizer's state.
+
+        Raises UpdateError: an update failed half-way, or the weights are of another version.
+        """
+        from trainer.update import optimizer_state
+
+        if self.policy_version != policy_version:
+            held = "of no whole update" if self.policy_version is None else f"policy version {self.policy_version}"
+            raise UpdateError(
+                f"Rank {self._spec.rank} holds weights {held}, and version {policy_version} was to be saved. Go on from "
+                "the latest checkpoint."
+            )
+        self.save_model(str(Path(folder) / "model"))
+        optimizer_state.save(self._engine, Path(folder), writes=self._spec.rank == 0)
+
+    def load(self, folder: str, policy_version: int) -> None:
+        """What `save` wrote, whatever the number of ranks then; this rank has made no update yet."""
+        from trainer.update import optimizer_state
+
+        optimizer_state.load(self._engine, Path(folder))
+        self.policy_version = policy_version
