@@ -382,6 +382,34 @@ class RunSettings(Section):
     save_model: bool = Field(
         default=True, description="Write the trained model into the run's folder, in Hugging Face format."
     )
+    checkpoint_seconds: float | None = Field(
+        default=600.0,
+        gt=0,
+        description="Write a checkpoint this many seconds after the latest, when the step is done; null sets no such "
+        "time. One is written in any case when the run ends, however it ends, if it can be.",
+    )
+    checkpoint_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Write a checkpoint this many steps after the latest; null sets no such number.",
+    )
+    keep_checkpoints: int = Field(
+        default=2,
+        ge=1,
+        description="Latest checkpoints that are kept, besides the one with the best evaluation. Each is about seven "
+        "times the size of the bfloat16 model.",
+    )
+    resume: Literal["never", "auto"] = Field(
+        default="never",
+        description="auto: go on in the folder run.name if it holds a checkpoint, else begin there; for jobs that a "
+        "scheduler starts again. never: a new folder each time. `cohort train --resume FOLDER` goes on by hand.",
+    )
+    max_restarts: int = Field(
+        default=3,
+        ge=0,
+        description="Engines that are replaced, and times that all ranks start again from the latest checkpoint, "
+        "because a process was lost, in an hour; one more ends the run.",
+    )
 
 
 class ClusterSettings(Section):

@@ -118,10 +118,12 @@ class Engine:
         self.policy_version = 0
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """The requests' groups, in order.
+        """The requests' groups, in order. They depend on weights and requests alone: prefixes that earlier calls left
+        in the cache were computed in other batches, and so rounded otherwise.
 
         Raises EngineError: the engine's weights are not whole.
         """
+        self.reset_prefix_cache()
         return self._groups(requests, self._fork if self._spec.forks else self._stock)
 
     def sample_plain(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
@@ -233,7 +235,9 @@ class Engine:
         self._llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        """Opens an update; the engine is torn until `finish_weight_update`."""
+        """Opens an update; the engine is torn until `finish_weight_update`. One that was left open is begun anew."""
+        if self.health == "torn":
+            self._poisons(self._llm.finish_weight_update)
         self.health = "torn"
         self._poisons(self._llm.start_weight_update)
 

@@ -3,19 +3,21 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.loading import help_text, parse
 from configs.schema import Config
-from launch.errors import RemoteError
+from launch.errors import ClusterLost, FolderError, RemoteError
 from rewards.errors import RewardError, TaskError
 
-OK, FAILED, BAD_INPUT = 0, 1, 2
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 5
 
 USAGE = """\
 usage: cohort COMMAND ...
 
   cohort train CONFIG [--section.key value ...]   train a model with GRPO
+  cohort train --resume RUN [--section.key value ...]  go on with a run, where its latest checkpoint is
   cohort check CONFIG [--section.key value ...]   look before training: could this run learn?
   cohort eval  CONFIG [--section.key value ...]   evaluate a model: greedy and sampled
   cohort report RUN... [--output FILE]            write one HTML page about one or several runs
@@ -25,7 +27,7 @@ usage: cohort COMMAND ...
 CONFIG is a YAML file, for example configs/comparison.yaml.
 `cohort COMMAND --help` lists its options, for train, check and eval every setting.
 exit status: 0 done, for train the target reached or none set; 2 bad input; 3 it cannot learn, and says why; 4 limit
-reached before the target; 1 anything else."""
+reached before the target; 5 interrupted, and can be gone on with; 1 anything else."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, TaskError) as error:
         print(f"cohort {command}: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (RewardError, RemoteError) as error:
-        print(f"cohort {command}: {error}", file=sys.stderr)
-        return FAILED
+    except (RewardError, RemoteError, FolderError) as error:
+        print("\n".join((f"cohort {command}: {error}", *getattr(error, "__notes__", ()))), file=sys.stderr)
+        return INTERRUPTED if isinstance(error, ClusterLost) else FAILED
     except BrokenPipeError:  # as in `cohort train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -80,10 +82,33 @@ def _configured(command: str, run: Callable[[Config], int]) -> Callable[[Sequenc
     return call
 
 
-def _train(config: Config) -> int:
+def _train(arguments: Sequence[str]) -> int:
     from launch.train import train
 
-    return train(config)
+    folder, rest = _resumed(arguments)
+    if folder and (not rest or rest[0].startswith("-")):
+        rest = [str(folder / "config.yaml"), *rest]
+    return _configured("train", lambda config: train(config, folder))(rest)
+
+
+def _resumed(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The folder that --resume names, and the other arguments. Raises ConfigError: it is no run's."""
+    rest = list(arguments)
+    for index, word in enumerate(rest):
+        option, equals, value = word.partition("=")
+        if option != "--resume":
+            continue
+        if not equals:
+            value = rest.pop(index + 1) if index + 1 < len(rest) else ""
+        del rest[index]
+        folder = Path(value)
+        if not value or not (folder / "config.yaml").is_file():
+            raise ConfigError(
+                f"--resume {value}: it must be a run's folder, with its config.yaml and checkpoints, for example "
+                "--resume runs/comparison."
+            )
+        return folder, rest
+    return None, rest
 
 
 def _check(config: Config) -> int:
@@ -111,7 +136,7 @@ def _bench(arguments: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": _configured("train", _train),
+    "train": _train,
     "check": _configured("check", _check),
     "eval": _configured("eval", _evaluate),
     "report": _report,

@@ -1,21 +1,25 @@
-"""Ctrl-C and SIGTERM, as from `ray job stop`."""
+"""Signals that end a run: Ctrl-C, and those of schedulers."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C; `ray job stop`, Slurm and systemd; a terminal that is closed; Slurm's warning before a time limit."""
+
 
 class Interruption:
-    """Ctrl-C (or SIGTERM, as from `ray job stop`) ends the run after the step; a second one ends it at once."""
+    """The run saves and ends at the first of these signals; a second Ctrl-C ends it at once, saving nothing."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.insisted = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """While open, the first signal only sets `requested`."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        """While open, a signal only sets `requested`."""
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
@@ -23,6 +27,7 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
+            self.insisted = True
             raise KeyboardInterrupt
         self.requested = True

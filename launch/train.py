@@ -1,55 +1,168 @@
 """`cohort train`."""
 
+from dataclasses import replace
+from pathlib import Path
+
+from configs.errors import ConfigError
 from configs.schema import Config
+from launch import checkpoint, resume
+from launch.checkpoint import Checkpoint, Record
+from launch.errors import FolderError, ProcessError, RemoteError
 from launch.interruption import Interruption
+from launch.keeper import Keeper, evaluated
 from launch.logger.display import Display
 from launch.logger.run_folder import RunFolder
 from launch.logger.run_logger import RunLogger
 from launch.logger.tracking import trackers
-from launch.prepare import prepare
-from launch.processes.start import engines_and_ranks
+from launch.prepare import Prepared, prepare
+from launch.processes import start
+from launch.processes.restarts import Restarts
+from launch.processes.watch import Watch
 from launch.task_scorer import TaskScorer
+from rewards.errors import RewardError
 from trainer import loop
 from trainer.ending import Result, Stop, Target
-from trainer.ports import Ports
+from trainer.ports import Interrupted, Ports
 from trainer.run import Run
+from trainer.state import RunState
 
-REACHED, NO_SIGNAL, LIMIT = 0, 3, 4
-"""Exit statuses: target reached or no target set, stopped because it cannot learn, and a limit reached before the
-target."""
+REACHED, NO_SIGNAL, LIMIT, INTERRUPTED = 0, 3, 4, 5
+"""Exit statuses: target reached or no target set, stopped because it cannot learn, a limit reached before the target,
+and interrupted: it can be gone on with."""
 
 
-def train(config: Config) -> int:
-    """Trains as configured; the exit status."""
+def train(config: Config, folder: Path | None = None) -> int:
+    """Trains as configured; the exit status. folder: of a run to go on with."""
     with Display(config) as display:
         display.phase("reading model and data")
         prepared = prepare(config)
-        folder = RunFolder.create(config)
-        logger = RunLogger(display, folder, trackers(config, folder))
-        interruption = Interruption()
-        try:
-            with engines_and_ranks(prepared, display.phase) as (engines, ranks), interruption.watched():
-                task = prepared.task
-                result = loop.train(
-                    Run(config, task.prompts, task.best_reward, ranks.dtype),
-                    Ports(engines, TaskScorer(task), ranks, ranks, logger),
-                    interrupted=lambda: interruption.requested,
-                )
-                if config.run.save_model:
-                    display.phase("saving the model")
-                    ranks.save(str(folder.model_path))
-                folder.summary(result, config)
-        finally:
-            for tracker in logger.trackers:
-                tracker.close()
-        display.result(result, folder)
-    if result.stop is Stop.INTERRUPTED:
-        raise KeyboardInterrupt
-    return exit_status(result)
+        run_folder = replace(_folder(config, folder), tell=display.alarm)
+        with run_folder.locked():
+            return _Training(prepared, run_folder, display).run(_begin_at(config, folder, run_folder, display))
 
 
 def exit_status(result: Result) -> int:
-    """Of a run that was not interrupted."""
+    """Of a run that has ended."""
+    if result.stop is Stop.INTERRUPTED:
+        return INTERRUPTED
     if result.stop is Stop.CANNOT_LEARN:
         return NO_SIGNAL
     return LIMIT if result.target is Target.MISSED else REACHED
+
+
+def _folder(config: Config, folder: Path | None) -> RunFolder:
+    if folder:
+        return RunFolder(folder)
+    return RunFolder.named(config) if config.run.resume == "auto" else RunFolder.create(config)
+
+
+def _begin_at(config: Config, folder: Path | None, run_folder: RunFolder, display: Display) -> Checkpoint | None:
+    """The checkpoint to go on from. Raises ConfigError: there is none, and one was asked for."""
+    if not folder and config.run.resume != "auto":
+        return None
+    found = checkpoint.latest(run_folder.checkpoints_path, display.alarm)
+    if folder and not found:
+        raise ConfigError(
+            f"--resume {folder}: there is no whole checkpoint in {run_folder.checkpoints_path}. Begin anew with "
+            "`cohort train CONFIG`."
+        )
+    return found
+
+
+class _Training:
+    """A run, with all that it may take to finish it."""
+
+    def __init__(self, prepared: Prepared, folder: RunFolder, display: Display) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._folder = folder
+        self._display = display
+        self._interruption = Interruption()
+
+    def run(self, begin: Checkpoint | None) -> int:
+        """The exit status."""
+        if begin:
+            for difference in resume.refuse_another_run(begin, self._prepared):
+                self._display.alarm(difference)
+        earlier = begin.record.restarts if begin else ()
+        self._restarts = Restarts(self._config.run.max_restarts, self._display.alarm, earlier)
+        self._display.phase("starting Ray")
+        try:
+            with start.connected(self._config), self._interruption.watched():
+                result = self._result(begin)
+        except Interrupted:
+            self._display.alarm("Interrupted before there was anything to go on from.")
+            return INTERRUPTED
+        except (RewardError, RemoteError, FolderError) as error:
+            if checkpoint.paths(self._folder.checkpoints_path):
+                error.add_note(self._how_to_go_on())
+            raise
+        self._display.result(result, self._folder)
+        if result.stop is Stop.INTERRUPTED:
+            self._display.note(self._how_to_go_on())
+        return exit_status(result)
+
+    def _result(self, begin: Checkpoint | None) -> Result:
+        """What came of the run, which begins again from its latest checkpoint when it loses a rank."""
+        while True:
+            try:
+                return self._attempt(begin)
+            except ProcessError as error:
+                begin = checkpoint.latest(self._folder.checkpoints_path, self._display.alarm)
+                step = begin.record.state.step if begin else 0
+                self._restarts.count(error, f"All processes start again, at step {step}.")
+
+    def _attempt(self, begin: Checkpoint | None) -> Result:
+        config, task, state = self._config, self._prepared.task, begin.record.state if begin else None
+        self._folder.go_on(config, begin.record.sizes if begin else {})
+        logger = RunLogger(self._display, self._folder, trackers(config, self._folder))
+        watch = Watch(lambda: self._interruption.requested)
+        weights = (str(begin.path.absolute()), begin.record.state.policy_version) if begin else None
+        try:
+            with start.processes(self._prepared, self._display.phase, watch, self._restarts, weights) as (
+                engines,
+                ranks,
+            ):
+                keeper = Keeper(
+                    config,
+                    self._folder,
+                    ranks,
+                    self._record,
+                    begin,
+                    self._display.alarm,
+                    lambda: self._interruption.insisted,
+                )
+                result = loop.train(
+                    Run(config, task.prompts, task.best_reward, ranks.dtype),
+                    Ports(engines, TaskScorer(task), ranks, engines, logger),
+                    state,
+                    checkpoints=keeper,
+                    interrupted=lambda: self._interruption.requested,
+                )
+                self._finish(result, keeper)
+        finally:
+            for tracker in logger.trackers:
+                tracker.close()
+        return result
+
+    def _finish(self, result: Result, keeper: Keeper) -> None:
+        self._folder.summary(result, self._config, self._restarts.all)
+        if not self._config.run.save_model:
+            return
+        if keeper.latest is None or not keeper.has(result.steps):
+            raise FolderError(f"The model could not be saved: {self._folder.path} could not be written.")
+        self._display.phase("saving the model")
+        self._folder.take_model(keeper.latest.model_path)
+
+    def _record(self, state: RunState) -> Record:
+        return Record(
+            state,
+            evaluated(state),
+            resume.settings_json(self._config),
+            resume.identity(self._prepared),
+            self._folder.sizes,
+            self._restarts.all,
+        )
+
+    def _how_to_go_on(self) -> str:
+        return f"Go on with: cohort train --resume {self._folder.path}"

@@ -74,7 +74,7 @@ def _own(
             config, prompts = at(prepared.config, policy, size), task.prompts[: sweep.prompts]
             loop.train(
                 Run(config, prompts, task.best_reward, ranks.dtype),
-                Ports(engines, scorer, logger.learner, ranks, logger),
+                Ports(engines, scorer, logger.learner, engines, logger),
                 interrupted=logger.is_slow,
             )
             yield from logger.measurements

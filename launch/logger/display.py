@@ -90,6 +90,10 @@ class Display:
         """A warning, which stays on the screen."""
         self._print(Text.assemble(("Warning: ", "bold yellow"), text))
 
+    def note(self, text: str) -> None:
+        """A line that stays on the screen."""
+        self._print(Text(text))
+
     def result(self, result: Result, folder: RunFolder) -> None:
         """The prompts before and after, how the run ended, and where its files are; ends the live picture."""
         self.__exit__(None, None, None)

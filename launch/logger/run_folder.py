@@ -1,15 +1,21 @@
 """The folder of a run: what it was asked, what every step did, how it ended, and the model."""
 
+import fcntl
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
 from configs.loading import dump
 from configs.schema import Config
+from launch.errors import FolderError
 from trainer.ending import Result
 from trainer.evaluation import Evaluation
 from trainer.metrics import StepMetrics, of_groups
@@ -19,15 +25,26 @@ MOST_FREQUENT = 5
 """Completions of a group that groups.jsonl keeps."""
 
 
+GROWING = ("groups.jsonl", "metrics.jsonl")
+"""Files that a step adds to."""
+
+PATIENCE = 60.0
+"""Seconds for which a write that fails is tried again."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/NAME/`: config.yaml, metrics.jsonl, groups.jsonl, tensorboard/, model/ and summary.json.
+    """`runs/NAME/`: config.yaml, metrics.jsonl, groups.jsonl, tensorboard/, checkpoints/, model/ and summary.json.
 
     Every write is complete when the call returns, so a run that is killed leaves all of its steps behind.
     Numbers that JSON cannot hold (nan, inf) are written as null.
+
+    tell: what is said while the disk is full. pending: lines of steps that could not be written yet, by file.
     """
 
     path: Path
+    tell: Callable[[str], None] = lambda text: None
+    pending: list[Mapping[str, str]] = field(default_factory=list)
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
@@ -35,41 +52,157 @@ class RunFolder:
 
         A folder that holds anything is left alone: the next free of NAME-2, NAME-3 and so on is taken.
         """
-        directory, name = Path(config.run.directory), config.run.name or "run"
         number = 1
         while True:
-            path = directory / (name if number == 1 else f"{name}-{number}")
+            path = _path(config, number)
             try:
                 if _claimed(path, dump(config)):
                     return cls(path)
             except OSError as error:
-                raise ConfigError(
-                    f"run.directory: {config.run.directory} cannot hold the run's folder: {error}. It "
-                    "must be a folder that you may write to. Choose another, or correct its permissions."
-                ) from None
+                raise _unusable(config, error) from None
             number += 1
+
+    @classmethod
+    def named(cls, config: Config) -> "RunFolder":
+        """The folder with just the run's name, made if it is not there. Raises ConfigError: it cannot be, or is not a
+        run's."""
+        path = _path(config, 1)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            strange = any(path.iterdir()) and not (path / "config.yaml").exists()
+        except OSError as error:
+            raise _unusable(config, error) from None
+        if strange:
+            raise ConfigError(
+                f"run.name: {path} is no run's folder: it holds other files, and no config.yaml. Choose another name."
+            )
+        return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While open, no other process may. Raises ConfigError: one has."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self.path}: another process is running this run. Wait for it, or end it, or choose another folder."
+            ) from None
+        finally:
+            os.close(descriptor)
 
     @property
     def model_path(self) -> Path:
-        """Where the trained model goes; made by whoever writes it."""
+        """The trained model, once it is complete."""
         return self.path / "model"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Where checkpoints are."""
+        return self.path / "checkpoints"
 
     @property
     def tensorboard_path(self) -> Path:
         return self.path / "tensorboard"
 
-    def step(self, metrics: StepMetrics, groups: Sequence[Treated]) -> None:
-        """Append a line to metrics.jsonl, and one for each group to groups.jsonl."""
-        rows = [_group_row(metrics.step, one) for one in groups]
-        _append(self.path / "groups.jsonl", rows)
-        _append(self.path / "metrics.jsonl", [asdict(metrics)])
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files that a step adds to."""
+        return {name: _size(self.path / name) for name in GROWING}
 
-    def summary(self, result: Result, config: Config) -> None:
-        """Write summary.json, whole or not at all."""
-        path = self.path / "summary.json"
-        unfinished = path.with_name("summary.json.unfinished")
-        unfinished.write_text(_json(_summary(result, config), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+    def go_on(self, config: Config, sizes: Mapping[str, int]) -> None:
+        """Back to when the files had these sizes, with this configuration. Raises ConfigError: they are shorter."""
+        self.pending.clear()
+        for name in GROWING:
+            path, size = self.path / name, sizes.get(name, 0)
+            if _size(path) < size:
+                raise ConfigError(
+                    f"{path} is shorter than it was at the checkpoint: lines are missing. Bring them back."
+                )
+            if _size(path) > size:
+                os.truncate(path, size)
+        _replace(self.path / "config.yaml", dump(config))
+        (self.path / "summary.json").unlink(missing_ok=True)
+
+    def step(self, metrics: StepMetrics, groups: Sequence[Treated]) -> None:
+        """Append a line to metrics.jsonl, and one for each group to groups.jsonl. Raises FolderError."""
+        rows = [_group_row(metrics.step, one) for one in groups]
+        self.pending.append({"groups.jsonl": _lines(rows), "metrics.jsonl": _lines([asdict(metrics)])})
+        self._patiently(self.catch_up)
+
+    def catch_up(self) -> None:
+        """Write what could not be written yet. Raises OSError."""
+        while self.pending:
+            self._append(self.pending[0])
+            del self.pending[0]
+
+    def summary(self, result: Result, config: Config, restarts: Sequence[str] = ()) -> None:
+        """Write summary.json, whole or not at all. Raises FolderError."""
+        text = _json(_summary(result, config, restarts), indent=2) + "\n"
+        self._patiently(lambda: _replace(self.path / "summary.json", text))
+
+    def take_model(self, folder: Path) -> None:
+        """Make the model in `folder` the run's, without copying it where links are possible: whole or not at all.
+        Raises FolderError."""
+        self._patiently(lambda: self._link(folder))
+
+    def _link(self, folder: Path) -> None:
+        unfinished, old = self.path / "model.unfinished", self.path / "model.old"
+        for left in (unfinished, old):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            shutil.copytree(folder, unfinished, copy_function=os.link)
+        except shutil.Error:  # a file system without hard links
+            shutil.rmtree(unfinished)
+            shutil.copytree(folder, unfinished)
+        if self.model_path.exists():
+            self.model_path.rename(old)
+        unfinished.rename(self.model_path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _append(self, texts: Mapping[str, str]) -> None:
+        """Adds to all of the files, or to none."""
+        sizes = self.sizes
+        try:
+            for name, text in texts.items():
+                with (self.path / name).open("a", encoding="utf-8") as file:
+                    file.write(text)
+        except OSError:
+            for name, size in sizes.items():
+                if (self.path / name).exists():
+                    os.truncate(self.path / name, size)
+            raise
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Writes, again and again where that fails, for a minute."""
+        deadline = time.monotonic() + PATIENCE
+        told = False
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise FolderError(
+                        f"run.directory: {self.path} could not be written for {PATIENCE:g} seconds: {error}. Make "
+                        f"room, or correct its permissions, and go on with `cohort train --resume {self.path}`."
+                    ) from error
+                if not told:
+                    self.tell(f"{self.path} cannot be written: {error}. It is tried again for {PATIENCE:g} seconds.")
+                told = True
+                time.sleep(1.0)
+
+
+def _path(config: Config, number: int) -> Path:
+    name = config.run.name or "run"
+    return Path(config.run.directory) / (name if number == 1 else f"{name}-{number}")
+
+
+def _unusable(config: Config, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"run.directory: {config.run.directory} cannot hold the run's folder: {error}. It must be a folder that you "
+        "may write to. Choose another, or correct its permissions."
+    )
 
 
 def _claimed(path: Path, config_text: str) -> bool:
@@ -117,7 +250,7 @@ def _group_row(step: int, treated: Treated) -> dict[str, Any]:
     }
 
 
-def _summary(result: Result, config: Config) -> dict[str, Any]:
+def _summary(result: Result, config: Config, restarts: Sequence[str]) -> dict[str, Any]:
     before = {prompt.prompt_id: prompt for prompt in result.before.prompts}
     return {
         "reached": result.target.value,
@@ -130,6 +263,7 @@ def _summary(result: Result, config: Config) -> dict[str, Any]:
         "seconds": result.seconds,
         "policy_version": result.policy_version,
         "alarms": [asdict(alarm) for alarm in result.alarms],
+        "restarts": list(restarts),
         **_evaluation(result.after),
         "before": _evaluation(result.before),
         "table": [
@@ -158,9 +292,19 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(f"{_json(row)}\n" for row in rows))
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(f"{_json(row)}\n" for row in rows)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes the file, whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _json(value: Any, indent: int | None = None) -> str:

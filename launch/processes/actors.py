@@ -12,6 +12,7 @@ import ray
 
 from generation.engine import Engine, EngineSpec, SampleRequest
 from generation.groups import Group
+from launch.processes.heartbeat import beat_forever
 from launch.processes.segment import Address, Bytes, attach, parts
 from launch.processes.threads import use_threads
 from trainer.update.forest import Forest
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from generation.buckets import Layout
     from trainer.update.weight_sync import Sender
 
+Rendezvous = tuple[str, int]
+"""Address and port where a process listens."""
+
 
 class EngineProcess:
     """Hosts an engine; its methods are the engine's."""
 
     def __init__(self, spec: EngineSpec) -> None:
+        beat_forever()
         use_threads(spec.engine.threads, spec.engine.engines)
         self._engine = Engine(spec)
         self._segments: dict[int, Bytes] = {}
@@ -68,43 +73,23 @@ class EngineProcess:
 class RankProcess:
     """Hosts a rank and its part of weight sync."""
 
-    def address(self) -> tuple[str, int, int]:
-        """This process's address and two free ports."""
+    def __init__(self) -> None:
+        beat_forever()
+
+    def address(self) -> Rendezvous:
+        """This process's address and a free port."""
         address = ray.util.get_node_ip_address()
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((address, 0))
-            second.bind((address, 0))
-            return address, first.getsockname()[1], second.getsockname()[1]
+        with socket.socket() as free:
+            free.bind((address, 0))
+            return address, free.getsockname()[1]
 
-    def start(
-        self,
-        spec: RankSpec,
-        backend: str,
-        engines: Mapping[str, Any],
-        workers_per_engine: int,
-        port: int,
-        timeout: float,
-    ) -> None:
-        """Loads the model and meets the other ranks.
-
-        port: for weight transfer. timeout: seconds that a weight sync may take.
-        """
+    def start(self, spec: RankSpec, checkpoint: tuple[str, int] | None) -> None:
+        """Loads the model and meets the other ranks. checkpoint: to go on from, its folder and policy version."""
         use_threads(spec.training.threads, spec.training.ranks)
-        from launch.processes.weight_clients import BucketClient, EngineClient
-        from trainer.update.weight_sync import sender
-
+        self._spec = spec
         self._rank = self.new_rank(spec)
-        client = BucketClient if backend == "shared_memory" else EngineClient
-        self._client = client(engines, workers_per_engine, timeout)
-        self._sender: Sender = sender(
-            backend,
-            self._rank,
-            spec.rank,
-            self._client,
-            master_address=spec.master_address,
-            master_port=port,
-            workers=len(engines) * workers_per_engine,
-        )
+        if checkpoint:
+            self._rank.load(*checkpoint)
 
     def new_rank(self, spec: RankSpec) -> Rank:
         """The rank to host; benchmarks have one of their own."""
@@ -113,10 +98,30 @@ class RankProcess:
     def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
         return self._rank.update(forests, num_samples, num_tokens)
 
+    def connect(
+        self, backend: str, engines: Mapping[str, Any], workers_per_engine: int, address: Rendezvous, timeout: float
+    ) -> None:
+        """Makes ready to send weights to these engines, and no others. address: where engines meet rank 0 for `nccl`.
+        timeout: seconds that a weight sync may take."""
+        from launch.processes.weight_clients import BucketClient, EngineClient
+        from trainer.update.weight_sync import sender
+
+        client = BucketClient if backend == "shared_memory" else EngineClient
+        self._client = client(engines, workers_per_engine, timeout)
+        self._sender: Sender = sender(
+            backend,
+            self._rank,
+            self._spec.rank,
+            self._client,
+            master_address=address[0],
+            master_port=address[1],
+            workers=len(engines) * workers_per_engine,
+        )
+
     def sync_weights(self, policy_version: int) -> int:
         """Sends all weights; the checksum of what was sent."""
         self._client.begin(policy_version)
         return self._sender.send()
 
-    def save(self, folder: str) -> None:
-        self._rank.save(folder)
+    def save(self, folder: str, policy_version: int) -> None:
+        self._rank.save(folder, policy_version)

@@ -1,13 +1,15 @@
 """The loop's ports made of actors: all engines together, all ranks together."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Group
+from launch.errors import ProcessError
+from launch.processes.restarts import Restarts
 from launch.processes.waiting import wait
+from launch.processes.watch import Watch
 from trainer.run import DType
 from trainer.update.forest import Batch
 from trainer.update.report import RankReport, together
@@ -16,43 +18,19 @@ GRACE = 10.0
 """Seconds more for the ranks than for the engines that they send to: the word about a late engine comes first."""
 
 
-@dataclass(frozen=True)
-class Engines:
-    """`trainer.ports.Generator`: all engines together.
-
-    actors: name ("engine 0") -> Ray's handle. timeout: seconds that one call to `sample` may take.
-    """
-
-    actors: Mapping[str, Any]
-    timeout: float
-
-    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """See `Generator.sample`. Of n engines, engine i samples the requests i, i + n, i + 2n and so on.
-
-        A queue that all engines take from would balance better; but which requests meet in a batch, and with that how
-        their sums are rounded, would depend on timing.
-
-        Raises RemoteError: an engine failed, or was not done in time.
-        """
-        names = list(self.actors)
-        shares = {name: requests[index :: len(names)] for index, name in enumerate(names)}
-        calls = {name: self.actors[name].sample.remote(share) for name, share in shares.items() if share}
-        groups = wait(calls, "sampling", self.timeout, "cluster.sample_timeout")
-        turns = (divmod(index, len(names)) for index in range(len(requests)))
-        return tuple(groups[names[engine]][turn] for turn, engine in turns)
-
-
-@dataclass(frozen=True)
 class Ranks:
-    """`trainer.ports.Learner` and `WeightSync`: all ranks together.
+    """`trainer.ports.Learner`: all ranks together.
 
-    dtype: of the weights, resolved.
+    actors: name ("rank 0") -> Ray's handle. dtype: of the weights, resolved. backend: of weight transfer.
     """
 
-    actors: Mapping[str, Any]
-    engines: Mapping[str, Any]
-    config: Config
-    dtype: DType
+    def __init__(self, actors: Mapping[str, Any], config: Config, dtype: DType, backend: str, watch: Watch) -> None:
+        self.actors = actors
+        self.dtype = dtype
+        self._config = config
+        self._backend = backend
+        self._watch = watch
+        self._connected: Mapping[str, Any] = {}
 
     def update(self, batch: Batch) -> RankReport:
         """See `Learner.update`."""
@@ -60,21 +38,128 @@ class Ranks:
             name: actor.update.remote(forests, batch.num_samples, batch.num_tokens)
             for (name, actor), forests in zip(self.actors.items(), batch.forests, strict=True)
         }
-        reports = wait(calls, "updating", self.config.cluster.update_timeout, "cluster.update_timeout")
+        timeout = self._config.cluster.update_timeout
+        reports = wait(calls, "updating", timeout, "cluster.update_timeout", watch=self._watch, interruptible=False)
         return together(list(reports.values()))
 
-    def sync(self, policy_version: int) -> None:
-        """See `WeightSync.sync`: ranks send, then every engine confirms version and checksum."""
-        phase, timeout = (
-            f"syncing the weights of policy version {policy_version}",
-            self.config.cluster.publish_timeout,
-        )
+    def send(self, engines: Mapping[str, Any], policy_version: int) -> None:
+        """Sends the weights as `policy_version` to all of the engines, which confirm version and checksum."""
+        phase = f"syncing the weights of policy version {policy_version}"
+        timeout, setting = self._config.cluster.publish_timeout, "cluster.publish_timeout"
+        if engines != self._connected:
+            self._connect(engines, phase)
         sent = {name: actor.sync_weights.remote(policy_version) for name, actor in self.actors.items()}
-        checksum = wait(sent, phase, timeout + GRACE, "cluster.publish_timeout")["rank 0"]
-        confirmed = {name: e.confirm.remote(policy_version, checksum) for name, e in self.engines.items()}
-        wait(confirmed, phase, timeout, "cluster.publish_timeout")
+        checksum = wait(sent, phase, timeout + GRACE, setting, watch=self._watch)["rank 0"]
+        confirmed = {name: engine.confirm.remote(policy_version, checksum) for name, engine in engines.items()}
+        wait(confirmed, phase, timeout, setting, watch=self._watch)
 
-    def save(self, folder: str) -> None:
-        """Writes the model in Hugging Face format."""
-        calls = {name: actor.save.remote(folder) for name, actor in self.actors.items()}
-        wait(calls, "saving the model", self.config.cluster.update_timeout, "cluster.update_timeout")
+    def save(self, folder: str, policy_version: int) -> None:
+        """Writes the model and all that is needed to go on. Raises RemoteError: also if the ranks' weights are not
+        those of `policy_version`."""
+        calls = {name: actor.save.remote(folder, policy_version) for name, actor in self.actors.items()}
+        timeout = self._config.cluster.update_timeout
+        wait(calls, "saving", timeout, "cluster.update_timeout", watch=self._watch, interruptible=False)
+
+    def _connect(self, engines: Mapping[str, Any], phase: str) -> None:
+        self._connected = {}
+        timeout, setting = self._config.cluster.publish_timeout, "cluster.publish_timeout"
+        address = wait(
+            {"rank 0": self.actors["rank 0"].address.remote()}, phase, timeout, setting, watch=self._watch
+        )["rank 0"]
+        workers = self._config.engine.tensor_parallel_size
+        calls = {
+            name: actor.connect.remote(self._backend, engines, workers, address, timeout)
+            for name, actor in self.actors.items()
+        }
+        wait(calls, phase, timeout + GRACE, setting, watch=self._watch)
+        self._connected = dict(engines)
+
+
+class Engines:
+    """`trainer.ports.Generator` and `WeightSync`: all engines together. One that is lost or fails is replaced, is
+    sent the weights, and samples what was asked of it again: with the same weights and seeds, the same groups.
+
+    start: makes the actor of engine number so and so. ranks: None where the engines' own weights are all there is.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        start: Callable[[int], Any],
+        config: Config,
+        ranks: Ranks | None,
+        watch: Watch,
+        restarts: Restarts,
+    ) -> None:
+        self._start = start
+        self._config = config
+        self._ranks = ranks
+        self._watch = watch
+        self._restarts = restarts
+        self._wanted = 0
+        self.actors: dict[str, Any] = {}
+        self._versions: dict[str, int | None] = {}  # None: still starting, or its weights are no version's
+        for index in range(number):
+            self._begin(f"engine {index}")
+
+    def await_start(self) -> None:
+        """Returns when all have loaded the model."""
+        starting = [name for name, version in self._versions.items() if version is None]
+        calls = {name: self.actors[name].ready.remote() for name in starting}
+        timeout = self._config.cluster.start_timeout
+        wait(calls, "starting the engines", timeout, "cluster.start_timeout", watch=self._watch)
+        for name in starting:
+            self._watch.ready(name)
+            self._versions[name] = 0
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        """See `Generator.sample`. Of n engines, engine i samples the requests i, i + n, i + 2n and so on.
+
+        A queue that all engines take from would balance better; but which requests meet in a batch, and with that how
+        their sums are rounded, would depend on timing.
+
+        Raises RemoteError: too many engines were lost, or one was not done in time.
+        """
+        names = list(self.actors)
+        shares = {name: requests[index :: len(names)] for index, name in enumerate(names)}
+        calls: dict[str, tuple[Any, Any]] = {}
+        while True:
+            for name, share in shares.items():
+                actor = self.actors[name]
+                if share and (name not in calls or calls[name][0] is not actor):
+                    calls[name] = actor, actor.sample.remote(share)
+            pending = {name: call for name, (_, call) in calls.items()}
+            timeout = self._config.cluster.sample_timeout
+            try:
+                groups = wait(pending, "sampling", timeout, "cluster.sample_timeout", watch=self._watch)
+            except ProcessError as error:
+                self._replace(error)
+                self.sync(self._wanted)
+                continue
+            turns = (divmod(index, len(names)) for index in range(len(requests)))
+            return tuple(groups[names[engine]][turn] for turn, engine in turns)
+
+    def sync(self, policy_version: int) -> None:
+        """See `WeightSync.sync`. If one engine needs the weights, all get them: they are sent together."""
+        self._wanted = policy_version
+        while any(version != policy_version for version in self._versions.values()):
+            try:
+                self.await_start()
+                if self._ranks and set(self._versions.values()) != {policy_version}:
+                    self._ranks.send(self.actors, policy_version)
+                    self._versions = dict.fromkeys(self._versions, policy_version)
+            except ProcessError as error:
+                self._replace(error)
+
+    def _replace(self, error: ProcessError) -> None:
+        """Starts another engine in the place of the one that the error is of."""
+        if error.name not in self.actors:
+            raise error
+        self._restarts.count(error, f"Another {error.name} takes its place.")
+        self._watch.end(error.name)
+        self._begin(error.name)
+
+    def _begin(self, name: str) -> None:
+        self.actors[name] = self._start(int(name.split()[1]))
+        self._versions[name] = None
+        self._watch.add(name, self.actors[name])

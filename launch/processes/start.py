@@ -6,7 +6,6 @@ from typing import Any
 
 import ray
 
-from configs.schema import Config
 from launch import hardware
 from launch.engine_spec import engine_spec
 from launch.prepare import Prepared
@@ -14,20 +13,24 @@ from launch.processes.actors import EngineProcess, RankProcess
 from launch.processes.cluster import connected
 from launch.processes.placement import Placement, place
 from launch.processes.pool import Engines, Ranks
+from launch.processes.restarts import Restarts
 from launch.processes.waiting import wait
+from launch.processes.watch import Watch
 from trainer.update.rank import RankSpec
 
 
 @contextmanager
 def engines_only(prepared: Prepared, phase: Callable[[str], None]) -> Iterator[Engines]:
     """The engines, without ranks."""
+    config, watch = prepared.config, Watch()
     phase("starting Ray")
-    with connected(prepared.config):
-        placement = place(prepared.config)
+    with connected(config), ended(watch):
+        placement = place(config)
         phase("starting the engines")
-        engines = _start_engines(prepared, placement)
-        _await_engines(prepared.config, engines)
-        yield Engines(engines, prepared.config.cluster.sample_timeout)
+        restarts = Restarts(config.run.max_restarts, phase)
+        engines = _engines(prepared, placement, EngineProcess, None, watch, restarts)
+        engines.await_start()
+        yield engines
 
 
 @contextmanager
@@ -37,39 +40,84 @@ def engines_and_ranks(
     engine_process: type[EngineProcess] = EngineProcess,
     rank_process: type[RankProcess] = RankProcess,
 ) -> Iterator[tuple[Engines, Ranks]]:
-    """The engines and the ranks, loaded and connected."""
-    config = prepared.config
+    """The engines and the ranks, loaded and connected, on a cluster of their own."""
     phase("starting Ray")
-    with connected(config):
-        placement = place(config)
+    restarts = Restarts(prepared.config.run.max_restarts, phase)
+    with (
+        connected(prepared.config),
+        processes(prepared, phase, Watch(), restarts, None, engine_process, rank_process) as both,
+    ):
+        yield both
+
+
+@contextmanager
+def processes(
+    prepared: Prepared,
+    phase: Callable[[str], None],
+    watch: Watch,
+    restarts: Restarts,
+    checkpoint: tuple[str, int] | None,
+    engine_process: type[EngineProcess] = EngineProcess,
+    rank_process: type[RankProcess] = RankProcess,
+) -> Iterator[tuple[Engines, Ranks]]:
+    """The engines and the ranks on the connected cluster; leaving, they are ended.
+
+    checkpoint: to go on from, its folder and policy version.
+    """
+    with ended(watch):
+        placement = place(prepared.config)
         phase("starting engines and ranks")
-        engines = _start_engines(prepared, placement, engine_process)
-        ranks = _start_ranks(prepared, placement, engines, rank_process)
-        _await_engines(config, engines)
-        dtype = hardware.dtype(config.model.dtype, placement.gpu)
-        yield Engines(engines, config.cluster.sample_timeout), Ranks(ranks, engines, config, dtype)
+        names = [f"rank {index}" for index in range(len(placement.ranks))]
+        actors = {
+            name: _actor(rank_process).options(**options).remote()
+            for name, options in zip(names, placement.ranks, strict=True)
+        }
+        for name, actor in actors.items():
+            watch.add(name, actor)
+        dtype = hardware.dtype(prepared.config.model.dtype, placement.gpu)
+        ranks = Ranks(actors, prepared.config, dtype, placement.backend, watch)
+        engines = _engines(prepared, placement, engine_process, ranks, watch, restarts)
+        _start_ranks(prepared, placement, actors, checkpoint, watch)
+        engines.await_start()
+        yield engines, ranks
 
 
-def _start_engines(
-    prepared: Prepared, placement: Placement, process: type[EngineProcess] = EngineProcess
-) -> dict[str, Any]:
+@contextmanager
+def ended(watch: Watch) -> Iterator[None]:
+    """Leaving, all processes that are watched are ended."""
+    try:
+        yield
+    finally:
+        watch.clear()
+
+
+def _engines(
+    prepared: Prepared,
+    placement: Placement,
+    process: type[EngineProcess],
+    ranks: Ranks | None,
+    watch: Watch,
+    restarts: Restarts,
+) -> Engines:
     spec = engine_spec(prepared, placement.backend)
-    return {
-        f"engine {index}": _actor(process).options(**options).remote(spec)
-        for index, options in enumerate(placement.engines)
-    }
+
+    def start(index: int) -> Any:
+        return _actor(process).options(**placement.engines[index]).remote(spec)
+
+    return Engines(len(placement.engines), start, prepared.config, ranks, watch, restarts)
 
 
 def _start_ranks(
-    prepared: Prepared, placement: Placement, engines: Mapping[str, Any], process: type[RankProcess]
-) -> dict[str, Any]:
+    prepared: Prepared,
+    placement: Placement,
+    ranks: Mapping[str, Any],
+    checkpoint: tuple[str, int] | None,
+    watch: Watch,
+) -> None:
     config = prepared.config
-    start = config.cluster.start_timeout
-    ranks = {
-        f"rank {index}": _actor(process).options(**options).remote() for index, options in enumerate(placement.ranks)
-    }
-    address = wait({"rank 0": ranks["rank 0"].address.remote()}, "starting", start, "cluster.start_timeout")
-    host, port, transfer_port = address["rank 0"]
+    timeout, setting = config.cluster.start_timeout, "cluster.start_timeout"
+    found = wait({"rank 0": ranks["rank 0"].address.remote()}, "starting the ranks", timeout, setting, watch=watch)
+    host, port = found["rank 0"]
     calls = {
         name: rank.start.remote(
             RankSpec(
@@ -86,21 +134,13 @@ def _start_ranks(
                 timeout=config.cluster.update_timeout,
                 seed=config.seed,
             ),
-            placement.backend,
-            engines,
-            config.engine.tensor_parallel_size,
-            transfer_port,
-            config.cluster.publish_timeout,
+            checkpoint,
         )
         for index, (name, rank) in enumerate(ranks.items())
     }
-    wait(calls, "starting the ranks", start, "cluster.start_timeout")
-    return ranks
-
-
-def _await_engines(config: Config, engines: Mapping[str, Any]) -> None:
-    ready = {name: engine.ready.remote() for name, engine in engines.items()}
-    wait(ready, "starting the engines", config.cluster.start_timeout, "cluster.start_timeout")
+    wait(calls, "starting the ranks", timeout, setting, watch=watch)
+    for name in ranks:
+        watch.ready(name)
 
 
 def _actor(process: type) -> Any:

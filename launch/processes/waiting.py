@@ -6,30 +6,52 @@ from typing import Any
 
 import ray
 
-from launch.errors import RemoteError
+from launch.errors import ProcessFailed, ProcessLost, RemoteError
+from launch.processes.watch import LOOK, Watch
+from trainer.update.rank import UpdateError
 
 OUT_OF_MEMORY = "lower engine.kv_cache_gib or training.micro_batch_tokens"
 
+AFTER_A_FAILURE = 2.0
+"""Seconds in which other failures may still come: a process that ends makes those fail that work with it, and may be
+noticed after them."""
+
 
 def wait(
-    calls: Mapping[str, Any], phase: str, timeout: float, setting: str, since: float | None = None
+    calls: Mapping[str, Any],
+    phase: str,
+    timeout: float,
+    setting: str,
+    since: float | None = None,
+    watch: Watch | None = None,
+    interruptible: bool = True,
 ) -> dict[str, Any]:
     """The results of remote calls, by the name of the process each was made to.
 
     calls: name ("rank 0", "engine 1") -> Ray's reference. timeout: seconds for all together. setting: that
-    configures the timeout. since: `time.monotonic()` from which on it counts, if not from now. The first failure ends
-    the wait, also when the others would wait for it for ever.
+    configures the timeout. since: `time.monotonic()` from which on it counts, if not from now. watch: looks after all
+    processes meanwhile. interruptible: whether it may raise Interrupted. The first failure ends the wait, also when
+    the others would wait for it for ever.
 
-    Raises RemoteError.
+    Raises RemoteError: ProcessLost or ProcessFailed where it is known of which process.
     """
     names = {reference: name for name, reference in calls.items()}
     pending, results = list(names), {}
     deadline = (time.monotonic() if since is None else since) + timeout
     while pending:
-        done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+        left = max(0.0, deadline - time.monotonic())
+        done, pending = ray.wait(pending, timeout=min(left, LOOK) if watch else left)
+        failures: list[RemoteError] = []
         for reference in done:
-            results[names[reference]] = _result(reference, names[reference], phase)
-        if not done:
+            try:
+                results[names[reference]] = _result(reference, names[reference], phase)
+            except RemoteError as error:
+                failures.append(error)
+        if failures:
+            raise _cause([*failures, *_failures(pending, names, phase)])
+        if watch:
+            watch.look(phase, interruptible)
+        if not done and time.monotonic() >= deadline:
             late = ", ".join(names[reference] for reference in pending)
             raise RemoteError(
                 f"While {phase}: {late} did not answer within {timeout:g} seconds. "
@@ -38,24 +60,47 @@ def wait(
     return {name: results[name] for name in calls}
 
 
+def _failures(pending: list[Any], names: Mapping[Any, str], phase: str) -> list[RemoteError]:
+    """What else fails now."""
+    if not pending:
+        return []
+    failures = []
+    done, _ = ray.wait(pending, num_returns=len(pending), timeout=AFTER_A_FAILURE)
+    for reference in done:
+        try:
+            _result(reference, names[reference], phase)
+        except RemoteError as error:
+            failures.append(error)
+    return failures
+
+
+def _cause(failures: list[RemoteError]) -> RemoteError:
+    """The failure that the others come from: a process that is gone, if there is one."""
+    return next((error for error in failures if isinstance(error, ProcessLost)), failures[0])
+
+
 def _result(reference: Any, name: str, phase: str) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RemoteError):  # of a process that it waited for
-            raise RemoteError(str(error.cause)) from error
-        raise RemoteError(f"While {phase}: {name} failed.\n{error}") from error
+            raise error.cause from None
+        if isinstance(error.cause, UpdateError):  # it would fail again
+            raise RemoteError(f"While {phase}: {name} failed.\n{error.cause}") from error
+        raise ProcessFailed(f"While {phase}: {name} failed.\n{error}", name) from error
     except ray.exceptions.RayActorError as error:
         if "creation task" in error.error_msg:
-            raise RemoteError(f"While {phase}: {name} did not start.\n{error.error_msg}") from error
-        raise RemoteError(
+            raise ProcessFailed(f"While {phase}: {name} did not start.\n{error.error_msg}", name) from error
+        raise ProcessLost(
             f"While {phase}: the process of {name} ended ({error.error_msg.strip().splitlines()[0]}). "
-            f"Out of memory is the usual reason: {OUT_OF_MEMORY}."
+            f"Out of memory is the usual reason: {OUT_OF_MEMORY}.",
+            name,
         ) from error
     except ray.exceptions.OutOfMemoryError as error:
-        raise RemoteError(
+        raise ProcessLost(
             f"While {phase}: Ray ended the process of {name}, because the machine's memory was nearly used up. End "
-            f"other programs, or {OUT_OF_MEMORY}."
+            f"other programs, or {OUT_OF_MEMORY}.",
+            name,
         ) from error
     except ray.exceptions.RayError as error:
-        raise RemoteError(f"While {phase}: {name} was lost.\n{error}") from error
+        raise ProcessLost(f"While {phase}: {name} was lost.\n{error}", name) from error

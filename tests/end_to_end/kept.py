@@ -47,6 +47,7 @@ class Kept:
         with restored_environment(), pytest.MonkeyPatch.context() as patch:
             patch.chdir(cwd)
             patch.setattr(start, "connected", nullcontext)
+            patch.setattr(start, "ended", nullcontext)
             patch.setattr(start, "_actor", lambda process: Starter(self, process))
             os.environ |= {MARK: mark} | environment
             with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():

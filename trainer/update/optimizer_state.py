@@ -1,8 +1,8 @@
 """What a rank knows besides its weights, whole and as plain tensors: master weights and Adam's moments.
 
-DeepSpeed's own checkpoints are pickles, cut up as the ranks were. These are safetensors files with whole tensors under
-the weights' names, so that any number of ranks can go on with them, at any ZeRO stage, and reading them runs no code.
-Every float is written as it is: a rank that goes on computes what it would have computed.
+DeepSpeed's own checkpoints are pickles, cut up as the ranks were. These are safetensors files with whole tensors
+under the weights' names, so that any number of ranks can go on with them, at any ZeRO stage, and reading them runs no
+code. Every float is written as it is: a rank that goes on computes what it would have computed.
 """
 
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -27,34 +29,53 @@ MASTER = "master"
 def save(engine: Any, folder: Path, writes: bool) -> None:
     """Writes the optimizer's state into `folder`: a collective over all ranks, of which one writes.
 
-    engine: DeepSpeed's, between two updates.
+    engine: DeepSpeed's, between two updates. Raises OSError, SafetensorError: it cannot be written; after all ranks
+    have done their part, so that none waits for the one that writes.
     """
     steps = [int(state["step"]) for state in _adam(engine).state.values() if "step" in state]
-    keys = (MASTER, *(MOMENTS if steps else ()))
-    shard: dict[str, Tensor] = {}
-    files: dict[str, str] = {}
-
-    def flush() -> None:
-        if writes and shard:
-            file = f"optimizer-{len(set(files.values())) + 1:05}.safetensors"
-            _save_file(shard, folder / file)
-            files.update(dict.fromkeys(shard, file))
-        shard.clear()
-
-    size = 0
+    writer = _Writer(folder)
     for name, weight in _weights(engine):
-        for key in keys:
+        for key in (MASTER, *(MOMENTS if steps else ())):
             whole = _read(engine, weight, key)
             if writes:
-                shard[f"{name}:{key}"] = whole
-                size += whole.nbytes
-        if size >= SHARD_BYTES:
-            flush()
-            size = 0
-    flush()
+                writer.add(f"{name}:{key}", whole)
     if writes:
-        text = json.dumps({"steps": max(steps, default=0), "schedule": _schedule(engine), "files": files})
-        (folder / "optimizer.json").write_text(text, encoding="utf-8")
+        files = writer.close()
+        record = {"steps": max(steps, default=0), "schedule": _schedule(engine), "files": files}
+        (folder / "optimizer.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+class _Writer:
+    """Tensors to files of about SHARD_BYTES."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shard: dict[str, Tensor] = {}
+        self._files: dict[str, str] = {}
+        self._failure: Exception | None = None
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """What fails is told by `close`."""
+        self._shard[name] = tensor
+        if sum(one.nbytes for one in self._shard.values()) >= SHARD_BYTES:
+            self._flush()
+
+    def close(self) -> dict[str, str]:
+        """The file of each tensor. Raises what failed."""
+        self._flush()
+        if self._failure:
+            raise self._failure
+        return self._files
+
+    def _flush(self) -> None:
+        file = f"optimizer-{len(set(self._files.values())) + 1:05}.safetensors"
+        try:
+            if self._failure is None:
+                save_file(self._shard, self._folder / file)
+        except (OSError, SafetensorError) as error:
+            self._failure = error
+        self._files |= dict.fromkeys(self._shard, file)
+        self._shard = {}
 
 
 def load(engine: Any, folder: Path) -> None:
@@ -63,7 +84,7 @@ def load(engine: Any, folder: Path) -> None:
     files: Mapping[str, str] = record["files"]
     if record["steps"]:
         _begin(engine, record["steps"])
-    opened = {file: _open_file(folder / file) for file in sorted(set(files.values()))}
+    opened: dict[str, Any] = {file: safe_open(folder / file, framework="pt") for file in sorted(set(files.values()))}
     for name, weight in _weights(engine):
         for key in (MASTER, *(MOMENTS if record["steps"] else ())):
             value = opened[files[f"{name}:{key}"]].get_tensor(f"{name}:{key}")
@@ -110,7 +131,8 @@ def _read(engine: Any, weight: Tensor, key: str) -> Tensor:
     else:
         master = masters[id(weight)]
         whole = master if key == MASTER else _adam(engine).state[master][key]
-    return whole.detach().to("cpu", copy=True).contiguous()
+    copied: Tensor = whole.detach().to("cpu", copy=True).contiguous()
+    return copied
 
 
 def _write(engine: Any, weight: Any, key: str, value: Tensor) -> None:
@@ -147,15 +169,3 @@ def _begin(engine: Any, steps: int) -> None:
         adam.state[master] = {"step": torch.tensor(float(steps)), **moments}
     if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):  # ZeRO stages 1 and 2: which part is whose
         wrapper._lazy_init_hp_params_optimizer_state()
-
-
-def _save_file(tensors: Mapping[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(dict(tensors), path)
-
-
-def _open_file(path: Path) -> Any:
-    from safetensors import safe_open
-
-    return safe_open(path, framework="pt")

@@ -232,30 +232,27 @@ class Rank:
             for name, weight in self._engine.module.model.named_parameters()
         ]
 
-    def save_model(self, folder: str) -> None:
-        """Writes the model in Hugging Face format, with its tokenizer; rank 0 writes, all gather."""
-        from trainer.update.model import load_tokenizer
-
-        state = {name: weight.cpu().clone() for name, weight in self.weights() if self._spec.rank == 0}
-        if self._spec.rank == 0:
-            self._engine.module.model.save_pretrained(folder, state_dict=state)
-            load_tokenizer(self._spec.model, self._spec.trust_remote_code).save_pretrained(folder)
-
     def save(self, folder: str, policy_version: int) -> None:
-        """Writes all that is needed to go on: the model into `folder`/model, and the optimizer's state.
+        """Writes all that is needed to go on: the optimizer's state, and the model with its tokenizer in Hugging Face
+        format into `folder`/model. Rank 0 writes, all gather.
 
         Raises UpdateError: an update failed half-way, or the weights are of another version.
         """
         from trainer.update import optimizer_state
+        from trainer.update.model import load_tokenizer
 
         if self.policy_version != policy_version:
             held = "of no whole update" if self.policy_version is None else f"policy version {self.policy_version}"
             raise UpdateError(
-                f"Rank {self._spec.rank} holds weights {held}, and version {policy_version} was to be saved. Go on from "
-                "the latest checkpoint."
+                f"Rank {self._spec.rank} holds weights {held}, and version {policy_version} was to be saved. Go on "
+                "from the latest checkpoint."
             )
-        self.save_model(str(Path(folder) / "model"))
-        optimizer_state.save(self._engine, Path(folder), writes=self._spec.rank == 0)
+        writes, model = self._spec.rank == 0, Path(folder) / "model"
+        weights = {name: weight.cpu().clone() for name, weight in self.weights() if writes}
+        optimizer_state.save(self._engine, Path(folder), writes)
+        if writes:  # last: the other ranks wait for nothing that could fail here
+            self._engine.module.model.save_pretrained(model, state_dict=weights)
+            load_tokenizer(self._spec.model, self._spec.trust_remote_code).save_pretrained(model)
 
     def load(self, folder: str, policy_version: int) -> None:
         """What `save` wrote, whatever the number of ranks then; this rank has made no update yet."""

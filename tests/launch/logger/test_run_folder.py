@@ -103,6 +103,7 @@ def test_a_summary_says_how_it_went(tmp_path: Path) -> None:
         "seconds": 112.0,
         "policy_version": 9,
         "alarms": [{"name": "logprob_gap", "step": 2, "text": "logprob_gap is 0.3."}],
+        "restarts": [],
         "reward_sampled": 1.0,
         "accuracy_greedy": 1.0,
         "prompts_solved": 4,

@@ -1,36 +1,112 @@
 """The loop's ports over stand-ins for Ray's handles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Group
+from launch.errors import ProcessFailed, ProcessLost, RemoteError
 from launch.processes import pool
-from launch.processes.pool import Engines
+from launch.processes.pool import Engines, Ranks
+from launch.processes.restarts import Restarts
+from launch.processes.watch import Watch
 from tests.fakes import completion, prompt
+
+CONFIG = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}})
 
 
 @dataclass
-class Engine:
-    """Stands for the handle of an engine's process; keeps the ids of the prompts of each call."""
+class World:
+    """What happens to processes. lost: calls ("sample engine 1") that end their process, each once. failing: calls
+    that raise, always. told: restarts."""
 
-    calls: list[list[str]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    failing: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    started: int = 0
 
-    @property
-    def sample(self) -> Any:
-        return type("Method", (), {"remote": staticmethod(self._sample)})
+    def engines(self, number: int, ranks: Any = None, limit: int = 3) -> Engines:
+        return Engines(number, self.start, CONFIG, ranks, FakeWatch(), Restarts(limit, self.told.append))
 
-    def _sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        self.calls.append([request.prompt.id for request in requests])
-        return tuple(Group(request.prompt, (completion("a", 1),), 1.0, 0) for request in requests)
+    def start(self, index: int) -> "Actor":
+        self.started += 1
+        return Actor(self, f"engine {index}")
+
+    def wait(self, calls: Mapping[str, Callable[[], Any]], *_: Any, **__: Any) -> dict[str, Any]:
+        """In place of `wait`; the last engine answers first."""
+        return {name: calls[name]() for name in reversed(list(calls))}
 
 
-def at_once(calls: Mapping[str, Any], *limits: object) -> Mapping[str, Any]:
-    """In place of `wait`; the last engine answers first."""
-    return dict(reversed(list(calls.items())))
+@dataclass
+class Actor:
+    """Stands for the handle of an engine's process. version: of its weights."""
+
+    world: World
+    name: str
+    version: int = 0
+    asked: list[list[str]] = field(default_factory=list)
+    answers: int = 0
+
+    def __getattr__(self, method: str) -> Any:
+        def remote(*arguments: Any) -> Callable[[], Any]:
+            return lambda: self._answer(method, arguments)
+
+        return type("Method", (), {"remote": staticmethod(remote)})
+
+    def _answer(self, method: str, arguments: Sequence[Any]) -> Any:
+        call = f"{method} {self.name}"
+        self.world.calls.append(call)
+        if call in self.world.failing:
+            raise ProcessFailed(f"While {method}: {self.name} failed.", self.name)
+        if call in self.world.lost:
+            self.world.lost.remove(call)
+            raise ProcessLost(f"While {method}: {self.name} is lost.", self.name)
+        if method != "sample":
+            return None
+        (requests,) = arguments
+        self.asked.append([request.prompt.id for request in requests])
+        return tuple(Group(request.prompt, (completion("a", 1),), 1.0, self.version) for request in requests)
+
+
+class FakeWatch(Watch):
+    """Watches nothing; keeps who was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[str] = []
+
+    def end(self, name: str) -> None:
+        self.ended.append(name)
+
+
+class FakeRanks(Ranks):
+    """Sends versions."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sent: list[int] = []
+
+    def send(self, engines: Mapping[str, Any], policy_version: int) -> None:
+        self.world.wait({name: actor.load.remote() for name, actor in engines.items()})
+        self.sent.append(policy_version)
+        for actor in engines.values():
+            actor.version = policy_version
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(pool, "wait", world.wait)
+    return world
+
+
+def requests(number: int) -> list[SampleRequest]:
+    return [SampleRequest(prompt(str(index)), 1, 1.0, seed=index) for index in range(number)]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +119,70 @@ def at_once(calls: Mapping[str, Any], *limits: object) -> Mapping[str, Any]:
     ],
 )
 def test_engines_have_turns_and_groups_come_in_order(
-    monkeypatch: pytest.MonkeyPatch, engines: int, wanted: int, shares: list[list[list[str]]]
+    world: World, engines: int, wanted: int, shares: list[list[list[str]]]
 ) -> None:
-    monkeypatch.setattr(pool, "wait", at_once)
-    actors = {f"engine {index}": Engine() for index in range(engines)}
-    requests = [SampleRequest(prompt(str(index)), 1, 1.0, seed=index) for index in range(wanted)]
-    groups = Engines(actors, timeout=1.0).sample(requests)
+    together = world.engines(engines)
+    groups = together.sample(requests(wanted))
     assert [group.prompt.id for group in groups] == [str(index) for index in range(wanted)]
-    assert [actor.calls for actor in actors.values()] == shares
+    assert [actor.asked for actor in together.actors.values()] == shares
+
+
+def test_a_lost_engine_is_replaced_gets_the_weights_and_samples_again(world: World) -> None:
+    ranks = FakeRanks(world)
+    together = world.engines(2, ranks)
+    together.sync(5)
+    world.lost = ["sample engine 1"]
+    groups = together.sample(requests(4))
+    assert [group.prompt.id for group in groups] == ["0", "1", "2", "3"]
+    assert {group.policy_version for group in groups} == {5}
+    assert (world.started, ranks.sent) == (3, [5, 5])
+    assert together.actors["engine 1"].asked == [["1", "3"]]
+    assert world.told == ["While sample: engine 1 is lost. Another engine 1 takes its place."]
+
+
+def test_an_engine_lost_while_weights_are_sent(world: World) -> None:
+    ranks = FakeRanks(world)
+    together = world.engines(2, ranks)
+    world.lost = ["load engine 0", "ready engine 0", "load engine 1"]
+    together.sync(1)
+    together.sync(1)
+    assert ranks.sent == [1]
+    assert world.started == 5
+    assert {actor.version for actor in together.actors.values()} == {1}
+
+
+def test_weights_that_all_engines_have_are_not_sent(world: World) -> None:
+    ranks = FakeRanks(world)
+    together = world.engines(2, ranks)
+    for version in (0, 1, 1, 1, 2):
+        together.sync(version)
+    assert ranks.sent == [1, 2]
+    together.sync(1)  # the run goes on from an earlier state
+    assert ranks.sent == [1, 2, 1]
+
+
+def test_too_many_losses_are_told_one_by_one(world: World) -> None:
+    together = world.engines(1, limit=2)
+    world.lost = ["sample engine 0"] * 3
+    with pytest.raises(RemoteError, match=r"run.max_restarts allows 2 restarts in an hour, and there were:\n  While"):
+        together.sample(requests(1))
+    assert world.started == 3
+
+
+def test_what_fails_twice_in_the_same_way_would_fail_again(world: World) -> None:
+    together = world.engines(1)
+    world.failing = ["sample engine 0"]
+    with pytest.raises(ProcessFailed, match="engine 0 failed"):
+        together.sample(requests(1))
+    assert world.started == 2
+
+
+def test_a_lost_rank_is_not_the_engines_matter(world: World) -> None:
+    class LostRanks(FakeRanks):
+        def send(self, engines: Mapping[str, Any], policy_version: int) -> None:
+            raise ProcessLost("rank 0 is lost", "rank 0")
+
+    together = world.engines(2, LostRanks(world))
+    with pytest.raises(ProcessLost, match="rank 0 is lost"):
+        together.sync(1)
+    assert (world.started, world.told) == (2, [])

@@ -16,7 +16,7 @@ def said(monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
     def failing(reference: object) -> Any:
         raise error
 
-    monkeypatch.setattr(ray, "wait", lambda references, timeout: (references, []))
+    monkeypatch.setattr(ray, "wait", lambda references, timeout, num_returns=1: (references, []))
     monkeypatch.setattr(ray, "get", failing)
     with pytest.raises(RemoteError) as raised:
         waiting.wait({"rank 1": object()}, "updating", 5, "cluster.update_timeout")

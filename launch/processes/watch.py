@@ -1,0 +1,156 @@
+"""Looking after all processes of a run while it waits for some of them."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from launch.errors import ClusterLost, ProcessLost
+from launch.processes import heartbeat
+from launch.processes.heartbeat import Beat
+from trainer.ports import Interrupted
+
+SILENT = 8.0
+"""Seconds without a heartbeat after which a process counts as lost: it is dead, stopped, or its machine is."""
+
+SILENT_AT_START = 60.0
+"""The same while it loads libraries and model, which may hold Python's lock for long."""
+
+LOOK = 1.0
+"""Seconds between two looks."""
+
+ORDERLY = 5.0
+"""Seconds that processes have to end by themselves, before they are killed."""
+
+STORE = 5.0
+"""Seconds that Ray's store may take to answer a look."""
+
+WITHOUT_RAY = 30.0
+"""Seconds without an answer of Ray's store after which the cluster counts as lost."""
+
+
+class Watch:
+    """Whoever waits has a `look` now and then.
+
+    interrupted: whether the run is to end. clock: seconds.
+    """
+
+    def __init__(
+        self, interrupted: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._interrupted = interrupted
+        self._clock = clock
+        self._actors: dict[str, Any] = {}
+        self._limits: dict[str, float] = {}
+        self._beats: dict[str, tuple[Beat, float]] = {}
+        self._answered = clock()
+        self._looked = clock()
+
+    def add(self, name: str, actor: Any) -> None:
+        """Watches the actor under this name, in the place of the one that had it."""
+        self._actors[name] = actor
+        self._limits[name] = SILENT_AT_START
+        self._beats.pop(name, None)
+
+    def ready(self, name: str) -> None:
+        """It has started: from now on it must answer quickly."""
+        self._limits[name] = SILENT
+
+    def clear(self) -> None:
+        """Ends all processes that are watched: orderly those that can, the others all the same."""
+        here = ray.get_runtime_context().get_node_id()
+        near = [beat for beat, _ in self._beats.values() if beat.node == here]
+        for actor in self._actors.values():
+            ray.kill(actor)
+        deadline = self._clock() + ORDERLY
+        while any(_state(beat.pid) for beat in near) and self._clock() < deadline:
+            time.sleep(0.1)
+        for beat in near:
+            _kill_here(beat.pid)
+        self._actors, self._beats = {}, {}
+
+    def end(self, name: str) -> None:
+        """Ends the process, also one that is stopped."""
+        beat, _ = self._beats.pop(name, (None, 0.0))
+        if beat is not None:
+            _kill(beat)
+        ray.kill(self._actors.pop(name))
+
+    def look(self, phase: str, interruptible: bool = True) -> None:
+        """Raises ProcessLost, ClusterLost; and Interrupted, if that is allowed here and wanted."""
+        if interruptible and self._interrupted():
+            raise Interrupted
+        now = self._clock()
+        if now - self._looked > 2 * LOOK + STORE:
+            # Nobody looked meanwhile, or this process was stopped: what is old says nothing about the others.
+            self._beats = {name: (beat, now) for name, (beat, _) in self._beats.items()}
+            self._answered = now
+        self._looked = now
+        if gone := _own_ray_lost():
+            raise ClusterLost(f"While {phase}: Ray's {gone}. All processes of the run end with it.")
+        try:
+            beats = heartbeat.latest(self._actors.values(), STORE)
+        except ray.exceptions.RayError as error:
+            if now - self._answered > WITHOUT_RAY:
+                raise ClusterLost(
+                    f"While {phase}: the Ray cluster did not answer for {WITHOUT_RAY:g} seconds ({error})."
+                ) from error
+            return
+        self._answered = now
+        for name, actor in self._actors.items():
+            self._judge(name, beats.get(heartbeat.key_of(actor)), now, phase)
+
+    def _judge(self, name: str, beat: Beat | None, now: float, phase: str) -> None:
+        if beat is None:  # its process has not started
+            return
+        known, since = self._beats.get(name, (None, now))
+        if known != beat:
+            self._beats[name] = beat, now
+        elif now - since > self._limits[name]:
+            raise ProcessLost(
+                f"While {phase}: {name} (process {beat.pid}) has not answered for {now - since:.0f} seconds: it is "
+                "stopped, or its machine is.",
+                name,
+            )
+
+
+def _kill(beat: Beat) -> None:
+    """SIGKILL, which a stopped process cannot put off; Ray would ask it to end itself."""
+    if beat.node == ray.get_runtime_context().get_node_id():
+        _kill_here(beat.pid)
+        return
+    there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
+    ray.remote(_kill_here).options(num_cpus=0, scheduling_strategy=there).remote(beat.pid)
+
+
+def _kill_here(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _own_ray_lost() -> str | None:
+    """What became of a process of the Ray that this process has started, if one is dead or stopped."""
+    node: Any = ray._private.worker._global_node
+    processes: dict[str, list[Any]] = node.all_processes if node else {}
+    for name in ("gcs_server", "raylet"):
+        for one in processes.get(name, ()):
+            if one.process.poll() is not None:
+                return f"process {name} has ended"
+            state = _state(one.process.pid)
+            if state == "T":
+                return f"process {name} is stopped"
+    return None
+
+
+def _state(pid: int) -> str:
+    """Linux's letter for what a process does; empty where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
