@@ -29,6 +29,7 @@ class Host:
         print(torch.get_num_threads())
 
 actors.Engine = actors.Rank = Host
+actors.beat_forever = lambda: None  # there is no Ray to tell
 settings = Some(threads={threads}, engines={processes}, ranks={processes})
 """
 
@@ -36,7 +37,7 @@ ENGINE = "actors.EngineProcess(Some(engine=settings))"
 
 RANK = """
 spec = Some(training=settings, rank=0, master_address="localhost")
-actors.RankProcess().start(spec, "shared_memory", {}, 1, 0, 1.0)
+actors.RankProcess().start(spec, None)
 """
 
 

@@ -47,10 +47,11 @@ def test_time_counts_from_when_the_work_began(monkeypatch: pytest.MonkeyPatch) -
 
     def late(references: list[object], timeout: float) -> tuple[list[object], list[object]]:
         left.append(timeout)
+        time.sleep(timeout)
         return [], references
 
     monkeypatch.setattr(ray, "wait", late)
     calls = {"engine 0": object(), "engine 1": object()}
     with pytest.raises(RemoteError, match=r"While sampling: engine 0, engine 1 did not answer within 5 seconds\. If"):
-        waiting.wait(calls, "sampling", 5, "cluster.sample_timeout", since=time.monotonic() - 3)
-    assert left == [pytest.approx(2, abs=0.5)]
+        waiting.wait(calls, "sampling", 5, "cluster.sample_timeout", since=time.monotonic() - 4)
+    assert left[0] == pytest.approx(1, abs=0.5)
