@@ -27,6 +27,7 @@ from launch.check.page import WIDTH, show
 from launch.engine_spec import lone_engine_spec
 from launch.errors import RemoteError
 from launch.prepare import Prepared, prepare
+from launch.processes.address import cluster_address
 from launch.processes.start import engines_only
 from launch.processes.waiting import wait
 from launch.quiet import quiet
@@ -75,7 +76,7 @@ class Site:
 def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
     """On the configured cluster; without one in this process, which spares starting Ray."""
     config = prepared.config
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    if not cluster_address(config):
         phase("starting the engine")
         limit = config.cluster.start_timeout
         with _quiet_start(), _within(limit, "Starting the engine", "cluster.start_timeout"):

@@ -12,10 +12,12 @@ import ray
 
 from generation.engine import Engine, EngineSpec, SampleRequest
 from generation.groups import Group
+from launch.processes import session
 from launch.processes.segment import Address, Bytes, attach, parts
 from launch.processes.threads import use_threads
 from trainer.update.forest import Forest
 from trainer.update.rank import Rank, RankSpec
+from trainer.update.rendezvous import at_socket, in_folder
 from trainer.update.report import RankReport
 
 if TYPE_CHECKING:
@@ -68,13 +70,14 @@ class EngineProcess:
 class RankProcess:
     """Hosts a rank and its part of weight sync."""
 
-    def address(self) -> tuple[str, int, int]:
-        """This process's address and two free ports."""
+    def address(self) -> tuple[str, str, int]:
+        """Where the ranks meet, if this one is rank 0; its machine's address, and a free port there."""
         address = ray.util.get_node_ip_address()
-        with socket.socket() as first, socket.socket() as second:
-            first.bind((address, 0))
-            second.bind((address, 0))
-            return address, first.getsockname()[1], second.getsockname()[1]
+        folder = session.folder()
+        rendezvous = in_folder(folder) if folder else at_socket(address)
+        with socket.socket() as free:
+            free.bind((address, 0))
+            return rendezvous, address, free.getsockname()[1]
 
     def start(
         self,

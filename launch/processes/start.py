@@ -69,7 +69,7 @@ def _start_ranks(
         f"rank {index}": _actor(process).options(**options).remote() for index, options in enumerate(placement.ranks)
     }
     address = wait({"rank 0": ranks["rank 0"].address.remote()}, "starting", start, "cluster.start_timeout")
-    host, port, transfer_port = address["rank 0"]
+    rendezvous, host, transfer_port = address["rank 0"]
     calls = {
         name: rank.start.remote(
             RankSpec(
@@ -81,8 +81,8 @@ def _start_ranks(
                 training=config.training,
                 max_completion_length=config.sampling.max_completion_length,
                 max_steps=config.run.max_steps,
+                rendezvous=rendezvous,
                 master_address=host,
-                master_port=port,
                 timeout=config.cluster.update_timeout,
                 seed=config.seed,
             ),

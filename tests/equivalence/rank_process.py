@@ -42,7 +42,7 @@ class Done:
 
 
 def main(path: Path, ranks: int) -> None:
-    """Reads port and jobs from the file at `path`; writes what each rank did beside it, as `.0`, `.1` and so on."""
+    """Reads the jobs from the file at `path`; writes what each rank did beside it, as `.0`, `.1` and so on."""
     import deepspeed  # noqa: F401
     import transformers  # noqa: F401
 
@@ -56,12 +56,12 @@ def main(path: Path, ranks: int) -> None:
 
 
 def _rank(path: Path, rank: int) -> None:
-    port, jobs = pickle.loads(path.read_bytes())
-    done = {job.name: _run(job, rank, port) for job in jobs}
+    jobs = pickle.loads(path.read_bytes())
+    done = {job.name: _run(job, rank, f"file:{path}.rendezvous") for job in jobs}
     path.with_suffix(f".{rank}").write_bytes(pickle.dumps(done))
 
 
-def _run(job: Job, rank: int, port: int) -> Done:
+def _run(job: Job, rank: int, rendezvous: str) -> Done:
     spec = RankSpec(
         rank=rank,
         model=job.model,
@@ -71,8 +71,8 @@ def _run(job: Job, rank: int, port: int) -> Done:
         training=job.training,
         max_completion_length=8,
         max_steps=None,
+        rendezvous=rendezvous,
         master_address="127.0.0.1",
-        master_port=port,
         timeout=60.0,
         seed=0,
     )

@@ -1,0 +1,90 @@
+"""Who can reach a run of this machine, and what it leaves behind."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from launch.processes.guard import MARK
+from tests.end_to_end.listeners import answer, listeners
+from tests.end_to_end.runs import Run, cohort, processes, rows, write_config
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+
+
+def recipe(tmp_path: Path, model: str) -> str:
+    """A run of two engines and two ranks that goes on."""
+    return write_config(
+        tmp_path / "doors.yaml",
+        model,
+        task={"name": "comparison", "size": 8},
+        engine={"engines": 2},
+        training={"learning_rate": 1e-9, "ranks": 2},
+        signal={"stop_without_signal": False},
+        run={"max_seconds": 200},
+    )
+
+
+def after_a_step(run: Run, folder: Path) -> Path:
+    """Waits for the first step; the session's folder."""
+    deadline = time.monotonic() + 200
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        assert run.process.poll() is None, "\n".join(map(str, run.finish()))
+        time.sleep(0.1)
+    (session,) = sessions(run)
+    return session
+
+
+def sessions(run: Run) -> set[Path]:
+    found = set()
+    for pid in processes(run.mark):
+        with suppress(OSError):
+            for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                name, _, value = entry.decode().partition("=")
+                if name == MARK:
+                    found.add(Path(value))
+    return found
+
+
+def test_a_run_listens_on_loopback_with_a_secret_and_hears_signals_of_its_group_alone(
+    tmp_path: Path, model: str
+) -> None:
+    folder = tmp_path / "runs" / "doors"
+    with cohort("train", recipe(tmp_path, model), cwd=tmp_path, RAY_AUTH_MODE="disabled") as run:
+        session = after_a_step(run, folder)
+
+        commands = processes(run.mark)
+        for kind, count in (("EngineProcess", 2), ("RankProcess", 2), ("raylet", 1), ("Agent", 2)):
+            assert sum(f"/{kind} " in f"/{line.replace('::', '/')} " for line in commands.values()) >= count, kind
+        found = listeners(commands)
+        assert {listener.pid for listener in found} >= {pid for pid, line in commands.items() if "ray::" in line}
+        assert [listener for listener in found if not listener.on_loopback] == []
+        for listener in found:
+            assert b" 200 " not in answer(listener, "/metrics"), (listener, commands[listener.pid])
+
+        assert session.stat().st_mode & 0o777 == 0o700
+
+        os.killpg(run.process.pid, signal.SIGTERM)
+        status, out, err = run.finish(90)
+        assert run.left_behind() == []
+    assert (status, err) == (1, "cohort train: interrupted\n"), out + err
+    assert (folder / "summary.json").exists()
+    assert (folder / "model" / "config.json").exists()
+    assert rows(folder / "metrics.jsonl")
+    assert not session.exists()
+
+
+def test_nothing_is_left_of_a_run_that_is_killed_with_processes_that_do_not_answer(
+    tmp_path: Path, model: str
+) -> None:
+    with cohort("train", recipe(tmp_path, model), cwd=tmp_path) as run:
+        session = after_a_step(run, tmp_path / "runs" / "doors")
+        for pid, line in processes(run.mark).items():
+            if "EngineProcess" in line or "raylet/raylet" in line:
+                os.kill(pid, signal.SIGSTOP)
+        run.process.kill()
+        assert run.left_behind(10) == []
+        assert not session.exists()
