@@ -40,8 +40,7 @@ def train(config: Config) -> int:
                     ranks.save(str(folder.model_path))
                 folder.summary(result, config)
         finally:
-            for tracker in logger.trackers:
-                tracker.close()
+            logger.close()
         display.result(result, folder)
     if result.stop is Stop.INTERRUPTED:
         raise KeyboardInterrupt
