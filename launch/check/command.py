@@ -79,6 +79,7 @@ def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
     if not cluster_address(config):
         phase("starting the engine")
         limit = config.cluster.start_timeout
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # or the engine would listen at the network card's address
         with _quiet_start(), _within(limit, "Starting the engine", "cluster.start_timeout"):
             engine = Engine(lone_engine_spec(prepared))
         yield Site(LocalEngine(engine, config.cluster.sample_timeout), partial(_cost, prepared))

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -41,6 +43,19 @@ def after_a_step(run: Run, folder: Path) -> Path:
     return session
 
 
+def asked_without_a_token(port: int) -> str:
+    """What Ray's own client says that has none."""
+    ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+    return subprocess.run(
+        [sys.executable, "-c", ask, f"127.0.0.1:{port}"],
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    ).stderr
+
+
 def sessions(run: Run) -> set[Path]:
     found = set()
     for pid in processes(run.mark):
@@ -68,6 +83,9 @@ def test_a_run_listens_on_loopback_with_a_secret_and_hears_signals_of_its_group_
         with ThreadPoolExecutor(len(found)) as threads:
             for listener, said in zip(found, threads.map(partial(answer, path="/metrics"), found), strict=True):
                 assert b" 200 " not in said, (listener, commands[listener.pid])
+
+        (gcs,) = [listener for listener in found if "/gcs_server " in commands[listener.pid]]
+        assert "InvalidAuthToken" in asked_without_a_token(gcs.port)
 
         assert session.stat().st_mode & 0o777 == 0o700
 

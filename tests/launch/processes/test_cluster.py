@@ -1,6 +1,8 @@
 """Addresses where no cluster is; what a Ray of our own is told. Whole runs are in tests/end_to_end."""
 
+import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,24 @@ from configs.errors import ConfigError
 from launch.errors import RemoteError
 from launch.processes import cluster
 from launch.processes.cluster import connected
+from tests.end_to_end.runs import ROOT, started
 from tests.launch import samples
+
+STRIKE = """
+import os, sys, time
+from launch.processes.cluster import connected
+from launch.processes.guard import MARK as SESSION
+from tests.end_to_end.runs import MARK, processes
+from tests.launch import samples
+
+with connected(samples.config()):
+    (pid,) = [pid for pid, line in processes(os.environ[MARK]).items() if sys.argv[1] in line]
+    environment = open(f"/proc/{pid}/environ").read().split("\\0")
+    print(*[entry.partition("=")[2] for entry in environment if entry.startswith(SESSION)])
+    os.kill(pid, int(sys.argv[2]))
+    began = time.monotonic()
+print(time.monotonic() - began)
+"""
 
 
 @pytest.fixture
@@ -77,3 +96,19 @@ def test_the_environment_does_not_weaken_a_ray_of_our_own(monkeypatch: pytest.Mo
     assert settings["GLOO_SOCKET_IFNAME"] == "lo"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a user's own")
     assert cluster._settings(tmp_path)["RAY_AUTH_TOKEN"] == "a user's own"
+
+
+@pytest.mark.end_to_end
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [("raylet/raylet", signal.SIGSTOP), ("gcs/gcs_server", signal.SIGSTOP), ("raylet/raylet", signal.SIGKILL)],
+)
+def test_a_ray_that_does_not_answer_is_ended_all_the_same(part: str, number: signal.Signals, tmp_path: Path) -> None:
+    with started(sys.executable, "-c", STRIKE, part, str(int(number)), cwd=tmp_path, PYTHONPATH=str(ROOT)) as run:
+        status, out, err = run.finish(150)
+        assert run.left_behind(2) == []
+    assert status == 0, out + err
+    folder, seconds = out.split()
+    assert not Path(folder).exists()
+    assert float(seconds) < 30
