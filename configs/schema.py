@@ -418,7 +418,8 @@ class ClusterSettings(Section):
     address: str | None = Field(
         default=None,
         min_length=1,
-        description="Address of a running Ray cluster; null takes RAY_ADDRESS, or else starts Ray here on loopback.",
+        description="Address of a running Ray cluster (HOST:PORT, or auto); local starts Ray here, on loopback; null "
+        "takes RAY_ADDRESS, or else is local.",
     )
     dashboard: bool = Field(default=False, description="Start Ray's dashboard, on loopback, with a Ray of our own.")
     start_timeout: float = Field(default=600.0, gt=0, description="Seconds for the engines and ranks to start.")

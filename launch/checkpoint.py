@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.jsonable import NotThisRecord, from_json, to_json
 from trainer.state import RunState

@@ -7,6 +7,7 @@ from configs.errors import ConfigError
 from configs.schema import Config
 from launch import hardware, preflight
 from launch.logger import tracking
+from launch.processes.address import cluster_address
 from rewards.task import Task, load_task
 from trainer.update.model import ModelError, context_length, encoder, load_tokenizer, resolve
 
@@ -32,6 +33,7 @@ def prepare(config: Config) -> Prepared:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     tracking.refuse_missing_wandb(config)
+    gpu = hardware.has_gpu() or bool(cluster_address(config))
     trust = config.model.trust_remote_code
     try:
         model = resolve(config.model.path, trust)
@@ -40,7 +42,7 @@ def prepare(config: Config) -> Prepared:
     except ModelError as error:
         raise ConfigError(str(error)) from error
     task = load_task(config.task, config.seed, encoder(tokenizer))
-    preflight.refuse_misfits(config, task.prompts, limit, hardware.has_gpu() or bool(config.cluster.address))
+    preflight.refuse_misfits(config, task.prompts, limit, gpu)
     longest = max(len(prompt.token_ids) for prompt in task.prompts)
     needed = longest + config.sampling.max_completion_length
     return Prepared(config, model, config.engine.max_model_len or min(limit, needed + 1), task)

@@ -16,6 +16,7 @@ from launch.logger.run_logger import RunLogger
 from launch.logger.tracking import trackers
 from launch.prepare import Prepared, prepare
 from launch.processes import start
+from launch.processes.cluster import connected
 from launch.processes.restarts import Restarts
 from launch.processes.watch import Watch
 from launch.task_scorer import TaskScorer
@@ -88,7 +89,7 @@ class _Training:
         self._restarts = Restarts(self._config.run.max_restarts, self._display.alarm, earlier)
         self._display.phase("starting Ray")
         try:
-            with start.connected(self._config), self._interruption.watched():
+            with connected(self._config), self._interruption.watched():
                 result = self._result(begin)
         except Interrupted:
             self._display.alarm("Interrupted before there was anything to go on from.")
@@ -115,7 +116,7 @@ class _Training:
     def _attempt(self, begin: Checkpoint | None) -> Result:
         config, task, state = self._config, self._prepared.task, begin.record.state if begin else None
         self._folder.go_on(config, begin.record.sizes if begin else {})
-        logger = RunLogger(self._display, self._folder, trackers(config, self._folder))
+        logger = RunLogger(self._display, self._folder, trackers(config, self._folder, state.step if state else 0))
         watch = Watch(lambda: self._interruption.requested)
         weights = (str(begin.path.absolute()), begin.record.state.policy_version) if begin else None
         try:
@@ -141,8 +142,7 @@ class _Training:
                 )
                 self._finish(result, keeper)
         finally:
-            for tracker in logger.trackers:
-                tracker.close()
+            logger.close()
         return result
 
     def _finish(self, result: Result, keeper: Keeper) -> None:

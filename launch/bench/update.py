@@ -1,7 +1,6 @@
 """`cohort bench update`: token trees against one padded row per sample, on one DeepSpeed rank."""
 
 import multiprocessing
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -127,9 +126,6 @@ def _sample(spec: EngineSpec, asked: Sequence[Sequence[SampleRequest]]) -> list[
 def _rank_spec(prepared: Prepared) -> RankSpec:
     """Of a single rank in this process."""
     config, gpu = prepared.config, hardware.has_gpu()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     return RankSpec(
         rank=0,
         model=prepared.model,
@@ -139,8 +135,8 @@ def _rank_spec(prepared: Prepared) -> RankSpec:
         training=config.training,
         max_completion_length=config.sampling.max_completion_length,
         max_steps=None,
+        rendezvous="alone",
         master_address="127.0.0.1",
-        master_port=port,
         timeout=config.cluster.update_timeout,
         seed=config.seed,
     )

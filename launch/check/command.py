@@ -27,6 +27,7 @@ from launch.check.page import WIDTH, show
 from launch.engine_spec import lone_engine_spec
 from launch.errors import RemoteError
 from launch.prepare import Prepared, prepare
+from launch.processes.address import cluster_address
 from launch.processes.start import engines_only
 from launch.processes.waiting import wait
 from launch.quiet import quiet
@@ -75,9 +76,10 @@ class Site:
 def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
     """On the configured cluster; without one in this process, which spares starting Ray."""
     config = prepared.config
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    if not cluster_address(config):
         phase("starting the engine")
         limit = config.cluster.start_timeout
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # or the engine would listen at the network card's address
         with _quiet_start(), _within(limit, "Starting the engine", "cluster.start_timeout"):
             engine = Engine(lone_engine_spec(prepared))
         yield Site(LocalEngine(engine, config.cluster.sample_timeout), partial(_cost, prepared))

@@ -1,5 +1,7 @@
 """Metrics to TensorBoard and Weights & Biases, under the names that StepMetrics gives them."""
 
+import os
+import socket
 import time
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -11,8 +13,16 @@ from configs.schema import Config
 from launch.logger.run_folder import RunFolder
 from trainer.metrics import StepMetrics
 
+UPLOAD_SECONDS = 60.0
+"""That Weights & Biases has to upload what is left at the end. It is in the run's folder in any case."""
+
 
 class Tracker(Protocol):
+    """May raise whatever its library does."""
+
+    name: str
+    """As the user knows it."""
+
     def log(self, metrics: StepMetrics) -> None:
         """Record a step."""
         ...
@@ -33,23 +43,41 @@ def refuse_missing_wandb(config: Config) -> None:
         )
 
 
-def trackers(config: Config, folder: RunFolder) -> tuple[Tracker, ...]:
-    """What `tracking` asks for, open. Raises ConfigError if Weights & Biases refuses."""
+def trackers(config: Config, folder: RunFolder, step: int = 0) -> tuple[Tracker, ...]:
+    """What `tracking` asks for, open. step: done before, in a run that goes on; later ones are logged again.
+
+    Raises ConfigError: Weights & Biases refuses, or the folder cannot be written to.
+    """
     opened: list[Tracker] = []
     if config.tracking.wandb != "off":
         opened.append(WandbTracker(config, folder))
     if config.tracking.tensorboard:
-        opened.append(TensorBoardTracker(folder.tensorboard_path))
+        try:
+            opened.append(TensorBoardTracker(folder.tensorboard_path, step))
+        except OSError as error:
+            raise ConfigError(
+                f"tracking.tensorboard: its files cannot be written into the run's folder: {error}. Make room or "
+                "correct the permissions there, choose another run.directory, or set tracking.tensorboard: false."
+            ) from error
     return tuple(opened)
 
 
 class TensorBoardTracker:
-    """One scalar per metric. Uses TensorBoard's own writer, which loads neither torch nor TensorFlow."""
+    """One scalar per metric, written when `log` returns. Uses TensorBoard's own writer of records, which loads
+    neither torch nor TensorFlow. (Its writer of events writes in a thread, and fails there.)"""
 
-    def __init__(self, path: Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    name = "TensorBoard"
 
-        self._writer = EventFileWriter(str(path))
+    def __init__(self, path: Path, step: int = 0) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        path.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() // 10**9:010}.{socket.gethostname()}.{os.getpid()}.{step}"
+        self._writer = RecordWriter((path / name).open("xb", buffering=0))
+        self._write(Event(file_version="brain.Event:2"))
+        if step:  # what files before this one say of later steps is outdated
+            self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def log(self, metrics: StepMetrics) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
@@ -58,34 +86,51 @@ class TensorBoardTracker:
         summary = Summary(
             value=[Summary.Value(tag=tag, simple_value=value) for tag, value in _values(metrics).items()]
         )
-        self._writer.add_event(Event(wall_time=time.time(), step=metrics.step, summary=summary))
-        self._writer.flush()
+        self._write(Event(step=metrics.step, summary=summary))
 
     def close(self) -> None:
         self._writer.close()
 
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write(event.SerializeToString())
+
 
 class WandbTracker:
-    """A Weights & Biases run with the name of the run's folder; its files are in `wandb/` there."""
+    """A Weights & Biases run with the name of the run's folder; its files are in `wandb/` there, and its id, with
+    which a run that goes on is the same one there too."""
+
+    name = "Weights & Biases"
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         import wandb
 
         mode = config.tracking.wandb
+        id_path = folder.path / "wandb" / "run-id"
+        known = id_path.read_text(encoding="utf-8").strip() if id_path.exists() else None
         try:
             self._run = wandb.init(
+                id=known,
+                resume="allow" if known and mode == "online" else None,
                 project=config.tracking.wandb_project,
                 name=folder.path.name,
                 dir=str(folder.path),
                 config=config.model_dump(mode="json"),
                 mode="offline" if mode == "offline" else "online",
-                settings=wandb.Settings(console="off", silent=mode == "offline"),
+                settings=wandb.Settings(
+                    console="off",
+                    silent=mode == "offline",
+                    finish_timeout=UPLOAD_SECONDS,
+                    finish_timeout_raises=True,
+                ),
             )
         except wandb.Error as error:
             raise ConfigError(
                 f"tracking.wandb: {mode} did not work: {error}. It must be off, offline or online, and "
                 "online needs a network and an account. Run `wandb login`, or set tracking.wandb: offline."
             ) from None
+        id_path.parent.mkdir(exist_ok=True)
+        id_path.write_text(self._run.id, encoding="utf-8")
 
     def log(self, metrics: StepMetrics) -> None:
         self._run.log(_values(metrics), step=metrics.step)

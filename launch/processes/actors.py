@@ -12,18 +12,20 @@ import ray
 
 from generation.engine import Engine, EngineSpec, SampleRequest
 from generation.groups import Group
+from launch.processes import session
 from launch.processes.heartbeat import beat_forever
 from launch.processes.segment import Address, Bytes, attach, parts
 from launch.processes.threads import use_threads
 from trainer.update.forest import Forest
 from trainer.update.rank import Rank, RankSpec
+from trainer.update.rendezvous import at_socket, in_folder
 from trainer.update.report import RankReport
 
 if TYPE_CHECKING:
     from generation.buckets import Layout
     from trainer.update.weight_sync import Sender
 
-Rendezvous = tuple[str, int]
+Listener = tuple[str, int]
 """Address and port where a process listens."""
 
 
@@ -76,8 +78,14 @@ class RankProcess:
     def __init__(self) -> None:
         beat_forever()
 
-    def address(self) -> Rendezvous:
-        """This process's address and a free port."""
+    def rendezvous(self) -> tuple[str, str]:
+        """Where the ranks meet, if this one is rank 0, and its machine's address."""
+        address = ray.util.get_node_ip_address()
+        folder = session.folder()
+        return in_folder(folder) if folder else at_socket(address), address
+
+    def listener(self) -> Listener:
+        """This machine's address and a free port."""
         address = ray.util.get_node_ip_address()
         with socket.socket() as free:
             free.bind((address, 0))
@@ -99,9 +107,9 @@ class RankProcess:
         return self._rank.update(forests, num_samples, num_tokens)
 
     def connect(
-        self, backend: str, engines: Mapping[str, Any], workers_per_engine: int, address: Rendezvous, timeout: float
+        self, backend: str, engines: Mapping[str, Any], workers_per_engine: int, listener: Listener, timeout: float
     ) -> None:
-        """Makes ready to send weights to these engines, and no others. address: where engines meet rank 0 for `nccl`.
+        """Makes ready to send weights to these engines, and no others. listener: where they meet rank 0 for `nccl`.
         timeout: seconds that a weight sync may take."""
         from launch.processes.weight_clients import BucketClient, EngineClient
         from trainer.update.weight_sync import sender
@@ -113,8 +121,8 @@ class RankProcess:
             self._rank,
             self._spec.rank,
             self._client,
-            master_address=address[0],
-            master_port=address[1],
+            master_address=listener[0],
+            master_port=listener[1],
             workers=len(engines) * workers_per_engine,
         )
 

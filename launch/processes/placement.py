@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from configs.errors import ConfigError
 from configs.schema import Config
 from launch.engine_spec import Backend
+from launch.processes.waiting import wait
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def place(config: Config) -> Placement:
             "with a rank (engine.tensor_parallel_size 1 and no more engines than ranks). Lower them, or add GPUs."
         )
     bundles = placement_group([{"GPU": 1, "CPU": 1}] * ranks)
-    ray.get(bundles.ready(), timeout=config.cluster.start_timeout)
+    ready = {"the placement group": bundles.ready()}
+    wait(ready, "placing engines and ranks", config.cluster.start_timeout, "cluster.start_timeout")
     shared = tuple(
         {
             "num_gpus": 0.5,

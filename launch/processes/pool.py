@@ -63,12 +63,12 @@ class Ranks:
     def _connect(self, engines: Mapping[str, Any], phase: str) -> None:
         self._connected = {}
         timeout, setting = self._config.cluster.publish_timeout, "cluster.publish_timeout"
-        address = wait(
-            {"rank 0": self.actors["rank 0"].address.remote()}, phase, timeout, setting, watch=self._watch
+        listener = wait(
+            {"rank 0": self.actors["rank 0"].listener.remote()}, phase, timeout, setting, watch=self._watch
         )["rank 0"]
         workers = self._config.engine.tensor_parallel_size
         calls = {
-            name: actor.connect.remote(self._backend, engines, workers, address, timeout)
+            name: actor.connect.remote(self._backend, engines, workers, listener, timeout)
             for name, actor in self.actors.items()
         }
         wait(calls, phase, timeout + GRACE, setting, watch=self._watch)

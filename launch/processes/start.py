@@ -116,8 +116,8 @@ def _start_ranks(
 ) -> None:
     config = prepared.config
     timeout, setting = config.cluster.start_timeout, "cluster.start_timeout"
-    found = wait({"rank 0": ranks["rank 0"].address.remote()}, "starting the ranks", timeout, setting, watch=watch)
-    host, port = found["rank 0"]
+    found = wait({"rank 0": ranks["rank 0"].rendezvous.remote()}, "starting the ranks", timeout, setting, watch=watch)
+    rendezvous, host = found["rank 0"]
     calls = {
         name: rank.start.remote(
             RankSpec(
@@ -129,8 +129,8 @@ def _start_ranks(
                 training=config.training,
                 max_completion_length=config.sampling.max_completion_length,
                 max_steps=config.run.max_steps,
+                rendezvous=rendezvous,
                 master_address=host,
-                master_port=port,
                 timeout=config.cluster.update_timeout,
                 seed=config.seed,
             ),

@@ -48,7 +48,7 @@ class Done:
 
 
 def main(path: Path, ranks: int) -> None:
-    """Reads port and jobs from the file at `path`; writes what each rank did beside it, as `.0`, `.1` and so on."""
+    """Reads the jobs from the file at `path`; writes what each rank did beside it, as `.0`, `.1` and so on."""
     import deepspeed  # noqa: F401
     import transformers  # noqa: F401
 
@@ -62,12 +62,12 @@ def main(path: Path, ranks: int) -> None:
 
 
 def _rank(path: Path, rank: int) -> None:
-    port, jobs = pickle.loads(path.read_bytes())
-    done = {job.name: _run(job, rank, port, path.parent) for job in jobs}
+    jobs = pickle.loads(path.read_bytes())
+    done = {job.name: _run(job, rank, path) for job in jobs}
     path.with_suffix(f".{rank}").write_bytes(pickle.dumps(done))
 
 
-def _run(job: Job, rank: int, port: int, folder: Path) -> Done:
+def _run(job: Job, rank: int, path: Path) -> Done:
     spec = RankSpec(
         rank=rank,
         model=job.model,
@@ -77,15 +77,15 @@ def _run(job: Job, rank: int, port: int, folder: Path) -> Done:
         training=job.training,
         max_completion_length=8,
         max_steps=job.max_steps,
+        rendezvous=f"file:{path}.rendezvous",
         master_address="127.0.0.1",
-        master_port=port,
         timeout=60.0,
         seed=0,
     )
     worker = Rank(spec)
     if job.load:
         name, updates = job.load
-        worker.load(str(folder / name), updates)
+        worker.load(str(path.parent / name), updates)
     reports, micro_batches, error = [], [], None
     for lessons in job.steps:
         batch = pack(lessons, job.training.ranks, job.training.micro_batch_tokens)
@@ -96,7 +96,7 @@ def _run(job: Job, rank: int, port: int, folder: Path) -> Done:
             error = str(refusal)
             break
     if job.save:
-        worker.save(str(folder / job.name), len(job.steps))
+        worker.save(str(path.parent / job.name), len(job.steps))
     # As they are published. Buckets do not copy, and ZeRO stage 3 takes each weight apart again after its turn.
     buckets = list(pack_weights(worker.weights()))
     weights = {name: weight.clone() for data, layout in buckets for name, weight in unpack(data, layout)}

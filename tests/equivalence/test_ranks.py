@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -127,10 +126,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def launch(path: Path, jobs: Sequence[Job], ranks: int) -> list[dict[str, Done]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path.write_bytes(pickle.dumps((port, jobs)))
+    path.write_bytes(pickle.dumps(jobs))
     log = path.with_suffix(".log")
     call = f"from tests.equivalence.rank_process import *; main(Path({str(path)!r}), {ranks})"
     with log.open("w") as file:

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.schema import TrainingSettings
 from trainer.update.forest import Forest
+from trainer.update.rendezvous import store
 from trainer.update.report import SUMMED, RankReport
 
 
@@ -22,7 +23,8 @@ class UpdateError(RuntimeError):
 class RankSpec:
     """What a rank's process needs to know.
 
-    model: a folder or hub id. master_address, master_port: where rank 0 listens.
+    model: a folder or hub id. rendezvous: where the ranks meet (`trainer.update.rendezvous`); one alone does not look
+    at it. master_address: of rank 0's machine.
     max_completion_length: tokens; Dr. GRPO divides by it.
     max_steps: updates that a decaying learning-rate schedule spans; None without one.
     timeout: seconds that a collective may take.
@@ -36,8 +38,8 @@ class RankSpec:
     training: TrainingSettings
     max_completion_length: int
     max_steps: int | None
+    rendezvous: str
     master_address: str
-    master_port: int
     timeout: float
     seed: int
 
@@ -73,8 +75,6 @@ class Rank:
             "RANK": str(spec.rank),
             "LOCAL_RANK": "0",
             "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": spec.master_address,
-            "MASTER_PORT": str(spec.master_port),
         }
         if not spec.gpu:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -90,12 +90,18 @@ class Rank:
         set_seed(spec.seed)
         # It would be compiled at first use, under a lock that outlives a killed process, and only inference uses it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(
-            dist_backend="nccl" if spec.gpu else "gloo",
-            auto_mpi_discovery=False,
-            verbose=False,
-            timeout=timedelta(seconds=spec.timeout),
-        )
+        backend, timeout = "nccl" if spec.gpu else "gloo", timedelta(seconds=spec.timeout)
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(
+                backend,
+                store=store(spec.rendezvous, spec.rank, world_size, timeout),
+                rank=spec.rank,
+                world_size=world_size,
+                timeout=timeout,
+                # As DeepSpeed would: a single rank has no peer to bind a device for.
+                device_id=torch.device("cuda", 0) if spec.gpu and world_size > 1 else None,
+            )
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
         self._spec = spec
         self._device = torch.device("cuda" if spec.gpu else "cpu")
 

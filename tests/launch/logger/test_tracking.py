@@ -29,6 +29,30 @@ def test_tensorboard_has_every_metric_of_every_step(tmp_path: Path) -> None:
     tracker.close()
 
 
+def test_tensorboard_forgets_steps_after_the_one_that_a_run_goes_on_from(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = tracking.TensorBoardTracker(tmp_path)
+    for step in (1, 2, 3):
+        first.log(samples.metrics(step, loss=0.0))
+    second = tracking.TensorBoardTracker(tmp_path, step=1)
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in read.Scalars("loss")] == [1]
+    second.log(samples.metrics(2, loss=1.0))
+    events = read.Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(1, 0.0), (2, 1.0)]
+    second.close()
+    first.close()
+
+
+def test_tensorboard_that_cannot_write_is_refused(tmp_path: Path) -> None:
+    config = samples.config(run={"directory": str(tmp_path)})
+    folder = RunFolder.create(config)
+    folder.tensorboard_path.write_text("a file in its place")
+    with pytest.raises(ConfigError, match=r"tracking\.tensorboard: .* set tracking\.tensorboard: false"):
+        tracking.trackers(config, folder)
+
+
 def test_tensorboard_writes_without_torch_and_without_noise(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from launch.logger.tracking import TensorBoardTracker; "
@@ -62,6 +86,12 @@ def test_wandb_offline_keeps_its_files_in_the_run_folder(tmp_path: Path, monkeyp
         tracker.close()
     (written,) = folder.path.glob("wandb/offline-run-*/*.wandb")
     assert b"seconds_publish" in written.read_bytes()
+
+    known = (folder.path / "wandb" / "run-id").read_text()
+    assert written.name == f"run-{known}.wandb"
+    again = tracking.WandbTracker(config, folder)
+    again.close()
+    assert {path.name for path in folder.path.glob("wandb/offline-run-*/*.wandb")} == {written.name}
 
 
 @pytest.mark.parametrize("leftover", [False, True])
