@@ -119,8 +119,8 @@ def _watched(worker: int, life: socket.socket) -> str:
         for pid, status in _reaped():
             if pid == worker:
                 return _ending(os.waitstatus_to_exitcode(status))
-        ready, _, _ = select.select([life, woken], [], [], max(look - time.monotonic(), 0.0))
-        if life in ready:
+        ready, _, _ = select.select([life.fileno(), woken], [], [], max(look - time.monotonic(), 0.0))
+        if life.fileno() in ready:
             return "was ended"
         if woken in ready:
             os.read(woken, 4096)

@@ -92,4 +92,4 @@ def test_what_a_failing_start_printed_is_shown_as_text(capfd: pytest.CaptureFixt
 
     with pytest.raises(RuntimeError, match="no"):
         start()
-    assert capfd.readouterr().out == SHOWN
+    assert capfd.readouterr().err == SHOWN
