@@ -16,6 +16,9 @@ WithoutBest = Literal["spread", "skip", "train"]
 MAXIMUM_TEMPERATURE = 2.0
 """vLLM refuses more."""
 
+LARGEST_REWARD = 1e6
+"""Up or down. Far beyond it, the spread of a group's rewards is no number any more."""
+
 Shaping = Literal["none", "partial"]
 Difficulty = Literal["easy", "medium", "hard"]
 
@@ -118,6 +121,8 @@ class TaskSettings(Section):
     )
     best_reward: float = Field(
         default=1.0,
+        ge=-LARGEST_REWARD,
+        le=LARGEST_REWARD,
         description="The reward of a right answer. A prompt all of whose completions reach it is solved.",
     )
     system_prompt: str | None = Field(

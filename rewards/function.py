@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.schema import LARGEST_REWARD
 from rewards.errors import RewardError, TaskError
 from rewards.messages import Failure, Ready, Values
 from rewards.prompts import Prompt
@@ -19,9 +20,6 @@ from rewards.walls import Walled
 
 IMPORT_TIMEOUT = 120.0
 """Seconds the user's file may take to import (torch alone can take 20)."""
-
-LARGEST = 1e6
-"""Of a reward, up or down. Far beyond it, the spread of a group's rewards is no number any more."""
 
 GIVEN = ("prompts", "completions", "completion_ids")
 """Arguments that every call has, besides the data set's columns."""
@@ -120,9 +118,9 @@ class RewardFunction:
                     f"returned {value}, which is not a finite number,", prompt, [text],
                     "Return a number for every completion, such as 0.0 where nothing can be said.",
                 )  # fmt: skip
-            if abs(value) > LARGEST:
+            if abs(value) > LARGEST_REWARD:
                 raise self._error(
-                    f"returned {value:g}, and rewards are from {-LARGEST:,.0f} to {LARGEST:,.0f},", prompt, [text],
+                    f"returned {value:g}, and rewards are from {-LARGEST_REWARD:,.0f} to {LARGEST_REWARD:,.0f},", prompt, [text],
                     "Scale it; advantages are of the rewards' differences in units of their spread.",
                 )  # fmt: skip
             numbers.append(value)
@@ -155,4 +153,4 @@ def _printed(walled: Walled) -> str:
 
 
 def _short(text: str) -> str:
-    return textwrap.shorten(text, 120, placeholder="...")
+    return textwrap.shorten(text[:1000], 120, placeholder="...")

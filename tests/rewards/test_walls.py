@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.schema import LARGEST_REWARD
 from rewards import guard
 from rewards.errors import RewardError, TaskError
-from rewards.function import LARGEST, RewardFunction
+from rewards.function import RewardFunction
 from rewards.output import SHOWN_BYTES, Output
 from rewards.prompts import EXAMPLE_PROMPT, Prompt
 from rewards.walls import scrubbed
@@ -248,7 +249,7 @@ def f(completions, **kwargs):
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("value", [LARGEST, -LARGEST])
+@pytest.mark.parametrize("value", [LARGEST_REWARD, -LARGEST_REWARD])
 def test_large_rewards_are_rewards(value: float, make: Make) -> None:
     assert call(make(f"def f(**kwargs): return [{value!r}]"), "a") == (value,)
 
@@ -354,6 +355,22 @@ RewardFunction({function.spec!r}, 30.0)(EXAMPLE_PROMPT, ["a"], [[1]])
 
 
 @linux
+def test_a_function_that_kills_its_guard_ends_with_it(make: Make, tmp_path: Path) -> None:
+    where = tmp_path / "pid"
+    source = f"""
+import os, time
+def f(**kwargs):
+    open({str(where)!r}, "w").write(str(os.getpid()))
+    os.kill(os.getppid(), 9)
+    time.sleep(60)
+"""
+    function = make(source)
+    assert "ended the process that guards it" in problem(function)
+    assert left([int(where.read_text())]) == []
+    assert "ended the process that guards it" in problem(function)  # of a new process
+
+
+@linux
 def test_signals_for_the_whole_job_end_neither_guard_nor_function(make: Make) -> None:
     function = make("""
 import os, signal, subprocess
@@ -440,7 +457,7 @@ def test_whatever_it_returns_is_rewards_or_a_reward_error(
     except RewardError as error:
         message = str(error)
     else:
-        assert len(rewards) == number and all(type(each) is float and abs(each) <= LARGEST for each in rewards)
+        assert len(rewards) == number and all(type(each) is float and abs(each) <= LARGEST_REWARD for each in rewards)
         return
     assert "odd.py:f" in message and len(message) < 1000
 
