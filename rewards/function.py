@@ -120,7 +120,8 @@ class RewardFunction:
                 )  # fmt: skip
             if abs(value) > LARGEST_REWARD:
                 raise self._error(
-                    f"returned {value:g}, and rewards are from {-LARGEST_REWARD:,.0f} to {LARGEST_REWARD:,.0f},", prompt, [text],
+                    f"returned {value:g}, and rewards are from {-LARGEST_REWARD:,.0f} to {LARGEST_REWARD:,.0f},",
+                    prompt, [text],
                     "Scale it; advantages are of the rewards' differences in units of their spread.",
                 )  # fmt: skip
             numbers.append(value)

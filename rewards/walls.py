@@ -109,10 +109,11 @@ class Walled:
         poll = select.poll()
         poll.register(self._printed, select.POLLIN)
         poll.register(self._life, select.POLLIN)
-        poll.register(self._talk, select.POLLIN | select.POLLOUT)
         while (left := deadline - time.monotonic()) > 0:
-            if not unsent:
-                poll.modify(self._talk, select.POLLIN)
+            if unsent:
+                with suppress(BlockingIOError):
+                    unsent = unsent[self._talk.send(unsent) :]
+            poll.register(self._talk, select.POLLIN | (select.POLLOUT if unsent else 0))
             ready = dict(poll.poll(left * 1000))
             if self._printed in ready and not self._read_output():
                 poll.unregister(self._printed)
@@ -128,8 +129,6 @@ class Walled:
                         return bytes(received[HEAD.size :])
             elif self._life.fileno() in ready:
                 raise EOFError
-            if talk & select.POLLOUT and unsent:
-                unsent = unsent[self._talk.send(unsent) :]
         return None
 
     def _part(self) -> bytes:
