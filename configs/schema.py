@@ -3,7 +3,7 @@ a value are made from this file. Names follow TRL and vLLM where they have one."
 
 from collections.abc import Iterator
 from types import NoneType
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -15,6 +15,9 @@ WithoutBest = Literal["spread", "skip", "train"]
 
 MAXIMUM_TEMPERATURE = 2.0
 """vLLM refuses more."""
+
+LARGEST_REWARD = 1e6
+"""Up or down. Far beyond it, the spread of a group's rewards is no number any more."""
 
 Shaping = Literal["none", "partial"]
 Difficulty = Literal["easy", "medium", "hard"]
@@ -110,8 +113,16 @@ class TaskSettings(Section):
         gt=0,
         description="Seconds one call of your reward function may take before the run ends.",
     )
+    reward_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], ...] = Field(
+        default=(),
+        description="Names of environment variables that reach your reward function, such as the key of a service it "
+        "asks. Without them it gets what a Python program needs, and neither keys nor tokens.",
+        json_schema_extra=remedy("Write names, such as [SERVICE_KEY]; their values are taken from the environment."),
+    )
     best_reward: float = Field(
         default=1.0,
+        ge=-LARGEST_REWARD,
+        le=LARGEST_REWARD,
         description="The reward of a right answer. A prompt all of whose completions reach it is solved.",
     )
     system_prompt: str | None = Field(
@@ -555,6 +566,11 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         yield (
             f"task.best_reward: {task.best_reward} is only allowed with task.dataset: a built-in task's "
             "best reward is 1.0. Leave it out."
+        )
+    if task.name is not None and task.reward_environment:
+        yield (
+            f"task.reward_environment: {list(task.reward_environment)} is only allowed with task.reward: a built-in "
+            "task's answers are judged without. Leave it out."
         )
     if task.name is not None and task.split not in ("train", "test"):
         yield f"task.split: {task.split} is not allowed: a built-in task has the splits train and test. Choose one."

@@ -2,11 +2,13 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
 from configs.loading import help_text, parse
+from configs.printable import printable
 from configs.schema import Config
 from launch.errors import ClusterLost, FolderError, RemoteError
 from rewards.errors import RewardError, TaskError
@@ -42,17 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"Unknown command {command!r}. It must be one of {', '.join(COMMANDS)}.")
         return COMMANDS[command](rest)
     except (ConfigError, TaskError) as error:
-        print(f"cohort {command}: {error}", file=sys.stderr)
+        _tell(f"cohort {command}: {error}")
         return BAD_INPUT
     except (RewardError, RemoteError, FolderError) as error:
-        print("\n".join((f"cohort {command}: {error}", *getattr(error, "__notes__", ()))), file=sys.stderr)
+        _tell("\n".join((f"cohort {command}: {error}", *getattr(error, "__notes__", ()))))
         return INTERRUPTED if isinstance(error, ClusterLost) else FAILED
     except BrokenPipeError:  # as in `cohort train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        print(f"cohort {command}: interrupted", file=sys.stderr)
+        _tell(f"cohort {command}: interrupted")
         return FAILED
+    except Exception:  # noqa: BLE001  # not foreseen, and its text may be anyone's, so Python must not print it
+        _tell(traceback.format_exc().rstrip())
+        return FAILED
+
+
+def _tell(text: str) -> None:
+    print(printable(text, line_end="\n"), file=sys.stderr)
 
 
 def _tasks(arguments: Sequence[str]) -> int:

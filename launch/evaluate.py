@@ -1,10 +1,10 @@
 """`cohort eval`."""
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from configs.schema import Config
+from launch.logger.display import default_console, one_line, shown
 from launch.prepare import prepare
 from launch.processes.start import engines_only
 from launch.task_scorer import TaskScorer
@@ -14,10 +14,10 @@ from trainer.run import Run
 
 def evaluate_model(config: Config) -> int:
     """Evaluates the configured model on the configured task; the exit status."""
-    console = Console()
+    console = default_console()
 
     def phase(text: str) -> None:
-        console.print(Text(text, style="dim"))
+        console.print(shown(Text(text, style="dim")))
 
     phase("reading model and data")
     prepared = prepare(config)
@@ -38,8 +38,8 @@ def _table(result: Evaluation) -> Table:
     table = Table("question", "greedy answer", "greedy reward", "sampled reward", "solved")
     for prompt in result.prompts:
         table.add_row(
-            Text(prompt.question),
-            Text(repr(prompt.greedy)),
+            one_line(prompt.question),
+            one_line(repr(prompt.greedy)),
             f"{prompt.greedy_reward:.2f}",
             f"{prompt.sampled_reward:.3f}",
             "yes" if prompt.solved else "",

@@ -1,27 +1,22 @@
 """A user's reward function, with TRL's signature, run in a process of its own.
 
 A process, because nothing else ends a function that hangs: a thread goes on burning its core, and a regular
-expression that runs away holds the interpreter's lock, so the caller would hang with it. There is one process
-per RewardFunction; it is killed on time-out and ends by itself with its owner.
+expression that runs away holds the interpreter's lock, so the caller would hang with it. And behind walls, because
+its code may be anyone's (rewards/walls.py). There is one process per RewardFunction; it is killed on time-out, and
+ends with its owner.
 """
 
 import math
-import os
-import signal
-import subprocess
-import sys
 import textwrap
-import weakref
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from configs.schema import LARGEST_REWARD
 from rewards.errors import RewardError, TaskError
+from rewards.messages import Failure, Ready, Values
 from rewards.prompts import Prompt
-from rewards.worker import Failure, Ready, Request, Values
+from rewards.walls import Walled
 
 IMPORT_TIMEOUT = 120.0
 """Seconds the user's file may take to import (torch alone can take 20)."""
@@ -41,17 +36,19 @@ class RewardFunction:
     Sending it to another process is cheap; there it starts a process of its own at the first call.
     """
 
-    def __init__(self, spec: str, timeout: float) -> None:
+    def __init__(self, spec: str, timeout: float, environment: Sequence[str] = ()) -> None:
         self.spec = spec
         self.timeout = timeout
-        self._worker: _Worker | None = None
+        self.environment = tuple(environment)
+        self._started: tuple[Walled, Ready] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RewardFunction, (self.spec, self.timeout)
+        return RewardFunction, (self.spec, self.timeout, self.environment)
 
     def check(self, columns: Collection[str]) -> None:
         """Import the function and see that the data set has what it asks for. Raises TaskError."""
-        missing = [name for name in self._started().ready.required if name not in (*GIVEN, *columns)]
+        _, ready = self._start()
+        missing = [name for name in ready.required if name not in (*GIVEN, *columns)]
         if missing:
             raise TaskError(
                 f"task.reward: {self.spec} requires the argument `{missing[0]}`, which is not a column of "
@@ -61,37 +58,57 @@ class RewardFunction:
 
     def __call__(self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> tuple[float, ...]:
         """The reward of each text, all of them completions of `prompt`. Raises RewardError."""
-        worker = self._started()
+        walled, ready = self._start()
         arguments = _arguments(prompt, texts, token_ids)
-        if worker.ready.accepted is not None:
-            arguments = {name: value for name, value in arguments.items() if name in worker.ready.accepted}
-        answer = worker.ask((arguments, 2 * self.timeout + 10), self.timeout)
-        if isinstance(answer, Values):
-            return self._numbers(answer.values, prompt, texts)
-        if answer is None or worker.ended:
-            self.close()
-        if isinstance(answer, Failure):
-            raise self._error(answer.problem, prompt, texts, "Correct the function, or the data it fails on.")
-        raise self._error(
-            f"did not return within {self.timeout:g} s and was ended", prompt, texts,
-            "Make it faster, or raise task.reward_timeout.",
-        )  # fmt: skip
+        if ready.accepted is not None:
+            arguments = {name: value for name, value in arguments.items() if name in ready.accepted}
+        match walled.ask(arguments, len(texts), self.timeout):
+            case Values(values):
+                return self._numbers(values, prompt, texts)
+            case Failure(problem):
+                remedy = "Correct the function, or the data it fails on."
+            case _:
+                problem = f"did not return within {self.timeout:g} s and was ended"
+                remedy = "Make it faster, or raise task.reward_timeout."
+                walled.end()
+        if walled.ended:
+            self._started = None
+        raise self._error(problem, prompt, texts, remedy + _printed(walled))
 
     def close(self) -> None:
         """End the process; the next call starts another."""
-        if self._worker is not None:
-            self._worker.end()
-            self._worker = None
+        if self._started is not None:
+            self._started[0].end()
+            self._started = None
 
-    def _started(self) -> "_Worker":
-        if self._worker is None:
-            self._worker = _Worker(self.spec)
-        return self._worker
+    def _start(self) -> tuple[Walled, Ready]:
+        if self._started is None:
+            file, _, function = self.spec.rpartition(":")
+            path = Path(file).expanduser().absolute()
+            if not path.is_file():
+                raise TaskError(
+                    f"task.reward: {self.spec}: there is no file {path}. Paths start at the working directory; write "
+                    "path/to/file.py:function."
+                )
+            walled = Walled(path, function, f"{path.name}:{function}", self.environment)
+            match walled.reply(IMPORT_TIMEOUT):
+                case Ready() as ready:
+                    self._started = walled, ready
+                    return self._started
+                case Failure(problem):
+                    remedy = "Correct the file, or name another function."
+                case _:
+                    problem = f"was not imported within {IMPORT_TIMEOUT:g} s"
+                    remedy = "Keep slow work out of the file's top level."
+            walled.end()
+            raise TaskError(f"task.reward: {self.spec} cannot be used: it {problem}. {remedy}{_printed(walled)}")
+        return self._started
 
     def _numbers(self, values: tuple[float | str, ...], prompt: Prompt, texts: Sequence[str]) -> tuple[float, ...]:
         if len(values) != len(texts):
+            number = f"{len(values)}" if len(values) < len(texts) else f"more than {len(texts)}"
             raise self._error(
-                f"returned {len(values)} values for {len(texts)} completions", prompt, texts,
+                f"returned {number} values for {len(texts)} completions", prompt, texts,
                 "Return one number for each of `completions`.",
             )  # fmt: skip
         numbers = []
@@ -100,6 +117,12 @@ class RewardFunction:
                 raise self._error(
                     f"returned {value}, which is not a finite number,", prompt, [text],
                     "Return a number for every completion, such as 0.0 where nothing can be said.",
+                )  # fmt: skip
+            if abs(value) > LARGEST_REWARD:
+                raise self._error(
+                    f"returned {value:g}, and rewards are from {-LARGEST_REWARD:,.0f} to {LARGEST_REWARD:,.0f},",
+                    prompt, [text],
+                    "Scale it; advantages are of the rewards' differences in units of their spread.",
                 )  # fmt: skip
             numbers.append(value)
         return tuple(numbers)
@@ -114,83 +137,6 @@ class RewardFunction:
         )
 
 
-class _Worker:
-    """The other process, and the pipe to it."""
-
-    def __init__(self, spec: str) -> None:
-        file, _, function = spec.rpartition(":")
-        path = Path(file).expanduser().absolute()
-        if not path.is_file():
-            raise TaskError(
-                f"task.reward: {spec}: there is no file {path}. Paths start at the working directory; write "
-                "path/to/file.py:function."
-            )
-        self._connection: Connection[Request, Ready | Values | Failure]
-        self._connection, other = Pipe()
-        with other:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "import sys, rewards.worker as w; w.serve(*sys.argv[1:])",
-                 str(path), function, str(other.fileno())],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the owner, whose end ends this process too
-            )  # fmt: skip
-        self._finalizer = weakref.finalize(self, _end, self._process, self._connection)
-        match self._answer(IMPORT_TIMEOUT):
-            case Ready() as ready:
-                self.ready = ready
-            case Failure(problem):
-                self.end()
-                raise TaskError(
-                    f"task.reward: {spec} cannot be imported: it {problem}. Correct the file, or name "
-                    "another function."
-                )
-            case _:
-                self.end()
-                raise TaskError(
-                    f"task.reward: {spec} cannot be imported: it took over {IMPORT_TIMEOUT:g} s. Keep slow "
-                    "work out of the file's top level."
-                )
-
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def ask(self, request: Request, timeout: float) -> Ready | Values | Failure | None:
-        """The answer; None when there is none in time."""
-        try:
-            self._connection.send(request)
-        except (BrokenPipeError, ConnectionError):
-            return self._died()
-        return self._answer(timeout)
-
-    def end(self) -> None:
-        self._finalizer()
-
-    def _answer(self, timeout: float) -> Ready | Values | Failure | None:
-        try:
-            return self._connection.recv() if self._connection.poll(timeout) else None
-        except (EOFError, ConnectionError):
-            return self._died()
-
-    def _died(self) -> Failure:
-        return Failure(f"ended its process (exit status {self._process.wait()})")
-
-
-def _end(process: "subprocess.Popen[bytes]", connection: "Connection[Any, Any]") -> None:
-    """Kill the process with whatever it started."""
-    connection.close()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _import_path() -> list[str]:
-    """The worker imports what this process can, this checkout first."""
-    return [str(Path(__file__).parents[1]), *filter(None, sys.path)]
-
-
 def _arguments(prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, Any]:
     plain = prompt.text is not None
     asked: object = prompt.text if plain else [dict(message) for message in prompt.messages]
@@ -203,5 +149,9 @@ def _arguments(prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequenc
     }
 
 
+def _printed(walled: Walled) -> str:
+    return f" It printed: {walled.printed}" if walled.printed else ""
+
+
 def _short(text: str) -> str:
-    return textwrap.shorten(text, 120, placeholder="...")
+    return textwrap.shorten(text[:1000], 120, placeholder="...")

@@ -165,7 +165,7 @@ def _gym(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -> Ta
 def _own(settings: TaskSettings, tokenize: Tokenize) -> Task:
     if settings.dataset is None or settings.reward is None:
         raise TaskError("task.dataset and task.reward are needed for a task of your own. Set both, or task.name.")
-    function = RewardFunction(settings.reward, settings.reward_timeout)
+    function = RewardFunction(settings.reward, settings.reward_timeout, settings.reward_environment)
     rows = dataset.read(settings.dataset, settings.split)
     function.check(tuple(rows[0].columns))
     system = _system(settings.system_prompt)

@@ -1,4 +1,4 @@
-"""The process that runs a user's reward function: started by rewards/function.py, ended by it or with it.
+"""The process that runs a reward function: forked by rewards/guard.py, which ends it.
 
 Imports nothing heavy: it starts in a tenth of a second, plus what the user's file imports.
 """
@@ -6,66 +6,45 @@ Imports nothing heavy: it starts in a tenth of a second, plus what the user's fi
 import asyncio
 import importlib.util
 import inspect
-import signal
+import pickle
+import reprlib
+import resource
+import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterable, Mapping, Set
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rewards.messages import Failure, Ready, Reply, Values, encoded, framed, received
 
-@dataclass(frozen=True)
-class Ready:
-    """The function is imported. required: parameters without a default. accepted: all of them, or None
-    when it takes **kwargs."""
-
-    required: tuple[str, ...]
-    accepted: frozenset[str] | None
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 80
 
 
-@dataclass(frozen=True)
-class Values:
-    """What the function returned: a float for every number, else the text of what stands there instead."""
+def serve(path: str, function: str, connection: socket.socket) -> None:
+    """Import the function, say so, then answer requests until the other end closes.
 
-    values: tuple[float | str, ...]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What went wrong, in words, with the line of the user's file."""
-
-    problem: str
-
-
-EXAMPLE_READY = Ready(required=("completions", "answer"), accepted=None)
-EXAMPLE_VALUES = Values(values=(1.0, 0.0, "None"))
-EXAMPLE_FAILURE = Failure(problem="raised ZeroDivisionError: division by zero (line 3)")
-
-Request = tuple[dict[str, Any], float]
-"""The function's arguments, and the seconds after which this process ends itself: for a caller that was
-killed while the function hung."""
-
-
-def serve(path: str, function: str, descriptor: str) -> None:
-    """Import the function, say so, then answer requests until the other end closes."""
-    connection: Connection[Ready | Values | Failure, Request] = Connection(int(descriptor))
+    A request is the function's arguments, and how many values it should return.
+    """
     try:
         target = _imported(Path(path), function)
-        connection.send(_signature(target))
+        usable = _usable(target)
     except BaseException as error:  # noqa: BLE001  # SystemExit too: user code may call sys.exit
-        connection.send(Failure(_problem(error, path)))
+        _send(connection, Failure(_problem(error, path)))
         return
+    _send(connection, usable)
     while True:
         try:
-            arguments, deadline = connection.recv()
+            request = received(connection.recv)
         except (EOFError, ConnectionError):
             return
-        signal.setitimer(signal.ITIMER_REAL, deadline)
-        answer = _call(target, arguments, path)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(answer)
+        _send(connection, _call(target, request, path))
+
+
+def _send(connection: socket.socket, reply: Reply) -> None:
+    connection.sendall(framed(encoded(reply)))
 
 
 def _imported(path: Path, function: str) -> Callable[..., Any]:
@@ -88,24 +67,35 @@ def _imported(path: Path, function: str) -> Callable[..., Any]:
     return target
 
 
-def _signature(target: Callable[..., Any]) -> Ready:
+def _usable(target: Callable[..., Any]) -> Ready | Failure:
+    """What it can be called with, by name."""
+    if inspect.isclass(target):
+        return Failure("is a class, not a function that returns a list of numbers")
+    if inspect.isasyncgenfunction(target):
+        return Failure("is an asynchronous generator, not a function that returns a list of numbers")
     parameters = inspect.signature(target).parameters.values()
+    nameless = [each.name for each in parameters if each.kind is each.POSITIONAL_ONLY and each.default is each.empty]
+    if nameless:
+        return Failure(f"takes `{nameless[0]}` by place only, and arguments are given by name")
     named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    if not named and not takes_all:
+        return Failure("takes no argument by name, such as `completions`")
     return Ready(
         required=tuple(each.name for each in named if each.default is each.empty),
         accepted=None if takes_all else frozenset(each.name for each in named),
     )
 
 
-def _call(target: Callable[..., Any], arguments: dict[str, Any], path: str) -> Values | Failure:
+def _call(target: Callable[..., Any], request: bytes, path: str) -> Values | Failure:
     try:
+        arguments, wanted = pickle.loads(request)
         result = target(**arguments)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
-        if isinstance(result, str) or not isinstance(result, Iterable):
-            return Failure(f"returned {type(result).__name__} ({str(result)[:80]}), not a list of numbers")
-        return Values(tuple(_plain(value) for value in result))
+        if isinstance(result, str | bytes | bytearray | Mapping | Set) or not isinstance(result, Iterable):
+            return Failure(f"returned {type(result).__name__} ({_shown.repr(result)[:80]}), not a list of numbers")
+        return Values(tuple(_plain(value) for value in islice(result, wanted + 1)))  # it may be endless
     except BaseException as error:  # noqa: BLE001
         return Failure(_problem(error, path))
 
@@ -114,10 +104,22 @@ def _plain(value: Any) -> float | str:
     """A number as a float, NumPy's and torch's included."""
     item = getattr(value, "item", None)
     number = item() if callable(item) else value
-    return float(number) if isinstance(number, int | float) else repr(value)[:80]
+    return float(number) if isinstance(number, int | float) else _shown.repr(value)[:80]
 
 
 def _problem(error: BaseException, path: str) -> str:
+    if isinstance(error, MemoryError):
+        traceback.clear_frames(error.__traceback__)  # what follows needs some
     own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     line = f" (line {own[-1]})" if own else ""
-    return f"raised {type(error).__name__}: {str(error)[:400]}{line}"
+    if isinstance(error, MemoryError):
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        return f"needed more than the {limit / 2**30:.1f} GiB of memory that it may have{line}"
+    return f"raised {type(error).__name__}: {_told(error)}{line}"
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return str(error)[:400]
+    except BaseException:  # noqa: BLE001  # __str__ is user code
+        return "an error that cannot be told"

@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from configs.printable import printable
 from configs.schema import Config
 from generation.engine import Engine, SampleRequest
 from generation.groups import Group
@@ -26,6 +26,7 @@ from launch.check.look import look
 from launch.check.page import WIDTH, show
 from launch.engine_spec import lone_engine_spec
 from launch.errors import RemoteError
+from launch.logger.display import shown
 from launch.prepare import Prepared, prepare
 from launch.processes.address import cluster_address
 from launch.processes.start import engines_only
@@ -48,7 +49,7 @@ def check(config: Config) -> int:
     console = _console()
 
     def phase(text: str) -> None:
-        console.print(Text(text, style="dim"))
+        console.print(shown(Text(text, style="dim")))
 
     phase("reading model and data")
     prepared = prepare(config)
@@ -82,7 +83,12 @@ def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # or the engine would listen at the network card's address
         with _quiet_start(), _within(limit, "Starting the engine", "cluster.start_timeout"):
             engine = Engine(lone_engine_spec(prepared))
-        yield Site(LocalEngine(engine, config.cluster.sample_timeout), partial(_cost, prepared))
+
+        def here(forest: Forest) -> UpdateCost:
+            with _within(config.cluster.update_timeout, "Timing an update", "cluster.update_timeout"):
+                return _cost(prepared, forest)
+
+        yield Site(LocalEngine(engine, config.cluster.sample_timeout), here)
         return
     single = config.model_copy(update={"engine": config.engine.model_copy(update={"engines": 1})})
     with engines_only(replace(prepared, config=single), phase) as engines:
@@ -150,10 +156,14 @@ def _quiet_start() -> Iterator[None]:
         try:
             os.dup2(kept.fileno(), 1)
             os.dup2(kept.fileno(), 2)
-            yield
+            try:
+                yield
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
         except Exception:
             kept.seek(0)
-            os.write(before[1], kept.read())
+            os.write(before[1], printable(kept.read().decode(errors="replace"), line_end="\n").encode())
             raise
         finally:
             for number, saved in enumerate(before, 1):

@@ -13,7 +13,7 @@ from launch.check.advice import Recommendation, chances
 from launch.check.findings import Finding
 from launch.check.forecast import RANGE, Forecast, total
 from launch.check.look import Look, distinct_share, share
-from launch.logger.display import COLORS
+from launch.logger.display import COLORS, one_line, shown
 from trainer.scored import ScoredGroup
 
 WIDTH = 100
@@ -60,7 +60,7 @@ def show(
         *_verdict(look, findings),
     )
     for part in parts:
-        console.print(part, width=width)
+        console.print(shown(part) if isinstance(part, Text) else part, width=width)
 
 
 def verdict(look: Look, findings: Sequence[Finding]) -> str:
@@ -96,7 +96,7 @@ def _prompts(look: Look) -> Table:
     for index, (group, kind) in enumerate(zip(look.groups, look.kinds, strict=True), 1):
         table.add_row(
             str(index),
-            _one_line(group.group.prompt.messages[-1]["content"], QUESTION),
+            _cut(group.group.prompt.messages[-1]["content"], QUESTION),
             Text(kind, COLORS[kind]),
             f"{distinct_share([group]):.1%}",
             f"{group.reward_mean:.2f} ± {group.reward_std:.2f}",
@@ -117,7 +117,7 @@ def _completions(look: Look) -> Table:
             samples[completion.text, said.reward, said.outcome] += completion.count
         for place, ((text, reward, outcome), count) in enumerate(samples.most_common(SHOWN)):
             name = "" if place else str(index)
-            table.add_row(name, f"{count:,}", f"{reward:g}", outcome, _one_line(text, TEXT, quoted=True))
+            table.add_row(name, f"{count:,}", f"{reward:g}", outcome, _cut(repr(text), TEXT))
     return table
 
 
@@ -179,10 +179,8 @@ def _shares(groups: Sequence[ScoredGroup]) -> list[str]:
     return [f"{share(groups, outcome):.0%}" for outcome in ("correct", "wrong", "malformed", "truncated")]
 
 
-def _one_line(text: str, length: int, quoted: bool = False) -> Text:
-    """Questions and answers are anyone's text: no line breaks, no control characters."""
-    flat = repr(text) if quoted else " ".join(text.split())
-    line = Text("".join(letter if letter.isprintable() else "�" for letter in flat))
+def _cut(text: str, length: int) -> Text:
+    line = one_line(text)
     line.truncate(length, overflow="ellipsis")
     return line
 

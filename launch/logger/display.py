@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from configs.printable import printable
 from configs.schema import Config
 from launch.logger.run_folder import RunFolder
 from trainer.ending import Result, Stop, Target
@@ -48,7 +49,7 @@ class Display:
 
     def __init__(self, config: Config, console: Console | None = None) -> None:
         self._config = config
-        self._console = console or _default_console()
+        self._console = console or default_console()
         self._stage: tuple[str, float] | None = None  # text, and when it began
         self._step: tuple[StepMetrics, float] | None = None  # the latest, and when it came
         self._rewards: list[float] = []
@@ -107,7 +108,7 @@ class Display:
             self._print(Text.assemble((mark, "green" if mark == "✓" else "red"), " ", _timed(*stage)))
 
     def _print(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(shown(text), soft_wrap=True)
 
     @property
     def _width(self) -> int:
@@ -144,7 +145,7 @@ class Display:
         grid.add_row("completions", f"{metrics.distinct_completions} distinct of {metrics.completions}")
         grid.add_row("seconds", _seconds(metrics))
         grid.add_row("limit", self._limit(metrics.step, elapsed))
-        title = Text(f" {config.run.name or config.task.name or 'cohort'} ", "bold")
+        title = Text(f" {printable(config.run.name or config.task.name or 'cohort')} ", "bold")
         return Panel(grid, title=title, title_align="left", border_style="dim", width=self._width)
 
     def _limit(self, step: int, elapsed: float) -> RenderableType:
@@ -192,7 +193,7 @@ def sparkline(values: Sequence[float], width: int, best: float) -> str:
     return "".join(BLOCKS[round(part * (len(BLOCKS) - 1))] for part in share)
 
 
-def _default_console() -> Console:
+def default_console() -> Console:
     """Standard output, which may be a file or a pipe, and may not know every character of an answer."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -239,7 +240,7 @@ def _prompt_table(result: Result, best_reward: float) -> Table:
     table.add_column("\nsolved", justify="center", min_width=6)
     for now in shown:
         then = before[now.prompt_id]
-        question = _one_line(now.question)
+        question = one_line(now.question)
         question.truncate(QUESTION, overflow="ellipsis")
         table.add_row(
             question,
@@ -284,19 +285,24 @@ def _files(folder: RunFolder) -> list[Text]:
 
 
 def _answer(prompt: PromptResult, best_reward: float) -> Text:
-    answer = _one_line(prompt.greedy)
+    answer = one_line(prompt.greedy)
     answer.stylize("green" if prompt.greedy_reward >= best_reward else "red")
     return answer
 
 
-def _one_line(text: str) -> Text:
+def shown(text: Text) -> Text:
+    """The same, fit for a terminal; styles stay where they are."""
+    text.plain = printable(text.plain, line_end="\n")
+    return text
+
+
+def one_line(text: str) -> Text:
     """Questions and answers are anyone's text: no line breaks, no control characters."""
-    line = " ".join(text.split())
-    return Text("".join(letter if letter.isprintable() else "�" for letter in line))
+    return Text(printable(" ".join(text.split())))
 
 
 def _timed(text: str, began: float) -> Text:
-    return Text.assemble(text, (f"  {time.monotonic() - began:.0f} s", "dim"))
+    return Text.assemble(printable(text), (f"  {time.monotonic() - began:.0f} s", "dim"))
 
 
 def _clock(seconds: float) -> str:

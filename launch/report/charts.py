@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from configs.printable import printable
 from launch.report.read import RunRecord
 from trainer.metric import Panel, declared
 from trainer.metrics import StepMetrics
@@ -207,7 +208,7 @@ def _lines(runs: Sequence[RunRecord], *curves: Curves) -> Any:
                 go.Scatter(
                     x=run.metric("step").tolist(),
                     y=_plain(values),
-                    name=html.escape(run.name),
+                    name=html.escape(printable(run.name)),
                     legendgroup=str(number),
                     showlegend=row == 1 and len(runs) > 1,
                     mode="lines+markers" if few else "lines",

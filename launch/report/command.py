@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.errors import ConfigError
+from configs.printable import printable
 from launch.report.read import read_run
 
 HELP = """\
@@ -38,7 +39,7 @@ def report(arguments: Sequence[str]) -> int:
             f"--output: {output} cannot be written: {error}. It must be a file in a folder that you may write to. "
             "Choose another."
         ) from None
-    print(output)
+    print(printable(str(output)))
     return 0
 
 

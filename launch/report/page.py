@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, groupby
 from pathlib import Path
 
+from configs.printable import printable
 from configs.schema import Config
 from launch.report.charts import Chart, plotly_js
 from launch.report.read import Ending, Rollout, RunRecord
@@ -271,8 +272,7 @@ def _text(text: str, most: int | None = None) -> str:
     """`text` as HTML, also within quotes: line breaks as ↵, other characters that do not print as �."""
     if most is not None and len(text) > most:
         text = text[:most] + "…"
-    visible = "".join("↵" if letter == "\n" else letter if letter.isprintable() else "�" for letter in text)
-    return html.escape(visible)
+    return html.escape(printable(text))
 
 
 def _json(value: object) -> str:

@@ -145,7 +145,7 @@ FAILING = {
     ),
     "too many": (
         "def f(**kwargs): return [1.0] * 3",
-        "returned 3 values for 2 completions",
+        "returned more than 2 values for 2 completions",
         "one number for each",
     ),
     "not a list": (
@@ -246,7 +246,7 @@ print(int(function(EXAMPLE_PROMPT, ["a"], [[1]])[0]), flush=True)
 
 
 IMPORTS = {
-    "syntax": ("def f(:", "cannot be imported: it raised SyntaxError"),
+    "syntax": ("def f(:", "cannot be used: it raised SyntaxError"),
     "missing module": (
         "import no_such_module",
         "raised ModuleNotFoundError: No module named 'no_such_module' (line 1)",

@@ -1,12 +1,15 @@
 """Tasks of the package reasoning-gym, judged by its own scorers in their process."""
 
+import inspect
 import pickle
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -193,3 +196,46 @@ def test_no_score_is_out_of_bounds(text: str) -> None:
     entry = dict(next(gym.questions("gcd", 0)).entry)
     (score,) = gym_scores.scores([[{"role": "assistant", "content": text}]], ["gcd"], [entry])
     assert score == gym_scores.NO_ANSWER or 0.0 <= score <= 1.0
+
+
+EVALUATES = re.compile(r"\b(eval|exec|parse_expr|sympify)\(answer")
+
+
+def test_every_scorer_that_evaluates_answers_is_known() -> None:
+    """Those that a new version of the package brings must be added to rewards/gym_scores.py and docs/tasks.md."""
+    found = {
+        name
+        for name in set(reasoning_gym.factory.DATASETS) - {"composite"}
+        if EVALUATES.search(inspect.getsource(reasoning_gym.get_score_answer_fn(name)))
+    }
+    assert found == gym_scores.FORMULAS | gym_scores.LISTS
+    page = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in found)
+
+
+@pytest.mark.parametrize("name", sorted(gym_scores.FORMULAS | gym_scores.LISTS))
+@pytest.mark.parametrize("frame", ["{}", "[{}]", "1 + len([{}])", "(lambda: {})()"])
+def test_no_completion_is_executed(name: str, frame: str, tmp_path: Path) -> None:
+    made, mark = task(name), tmp_path / "mark"
+    for call in (f"open({str(mark)!r}, 'w')", f"__import__('os').system('touch {mark}')", "exit()"):
+        assert judged(made, frame.format(call)).outcome in ("wrong", "malformed")
+    assert judged(made, made.prompts[0].columns["answer"]) == Verdict(1.0, "correct")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", sorted(gym_scores.FORMULAS))
+def test_every_right_formula_is_evaluated(name: str) -> None:
+    for question in islice(gym.questions(name, 1), 20):
+        assert gym_scores.FORMULA.fullmatch(question.answer), question.answer
+
+
+def test_an_answer_that_is_a_list_is_still_read() -> None:
+    made = task("spiral_matrix")
+    listed = str(made.prompts[0].columns["answer"].split())
+    assert judged(made, listed) == Verdict(-0.5 + 0.5 * 0.1, "wrong")
+
+
+@given(st.text(alphabet="x1+*()._'\"[] \n", max_size=12))
+def test_formulas_have_no_attributes_quotes_or_underscores(text: str) -> None:
+    if gym_scores.FORMULA.fullmatch(text):
+        assert not re.search(r"[_'\"\[]|\.\D|\D\.|^\.|\.$|x1|xx", text)
