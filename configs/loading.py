@@ -260,7 +260,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
     fields = settings()
     for problem in error.errors(include_url=False):
         name, value = ".".join(map(str, problem["loc"][:2])), problem["input"]
-        if not name:
+        if not problem["loc"]:
             yield str(problem["ctx"]["error"])
         elif problem["type"] == "extra_forbidden":
             yield _unknown(name)

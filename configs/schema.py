@@ -56,7 +56,7 @@ class Section(BaseModel):
         long_text = any(hasattr(constraint, "max_length") for constraint in field.metadata)
         if isinstance(value, str) and str in kinds and not long_text and not _is_name(value):
             raise ValueError(
-                f"text on one line, of at most {PATH_LENGTH} bytes and {PART_LENGTH} between two slashes"
+                f"printable text on one line, of at most {PATH_LENGTH} bytes and {PART_LENGTH} between two slashes"
             )
         return value
 
@@ -64,8 +64,7 @@ class Section(BaseModel):
 def _is_name(text: str) -> bool:
     """Whether it can name something, a file among others."""
     size = [len(part.encode("utf-8", "replace")) for part in text.split("/")]
-    printable = not any(ord(one) < 32 or 127 <= ord(one) < 160 for one in text)
-    return printable and max(size) <= PART_LENGTH and sum(size) + len(size) <= PATH_LENGTH
+    return text.isprintable() and max(size) <= PART_LENGTH and sum(size) + len(size) <= PATH_LENGTH
 
 
 class ModelSettings(Section):
@@ -106,7 +105,7 @@ class TaskSettings(Section):
     size: int = Field(
         default=16,
         ge=1,
-        le=MILLION,
+        le=100_000,
         description="Prompts that a built-in task makes; a data set has its own size.",
     )
     seed: int | None = Field(
@@ -118,7 +117,7 @@ class TaskSettings(Section):
     few_shot: int = Field(
         default=0,
         ge=0,
-        le=1000,
+        le=100,
         description="Solved examples shown as earlier chat turns before every question of a built-in task; "
         "none of them is a question of the task or, where the task is asked whole, the one that is asked.",
     )

@@ -23,7 +23,7 @@ def train(config: Config) -> int:
     """Trains as configured; the exit status."""
     with Display(config) as display:
         display.phase("reading model and data")
-        prepared = prepare(config)
+        prepared = prepare(config, trains=True)
         folder = RunFolder.create(config)
         logger = RunLogger(display, folder, trackers(config, folder))
         interruption = Interruption()

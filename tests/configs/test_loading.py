@@ -498,7 +498,7 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "a long file": ("#" * 100_001, "is too large: a configuration file may have 100000 characters"),
     "NUL in a path": (
         'run: {directory: "a\\0b"}',
-        "run.directory: a\\u0000b is not allowed; it must be text on one line",
+        "run.directory: a\\u0000b is not allowed; it must be printable text on one line",
     ),
     "a path of 300 letters": (
         f"run: {{directory: /tmp/{'a' * 300}}}",

@@ -65,6 +65,7 @@ def _run(job: Job, rank: int, port: int) -> Done:
     spec = RankSpec(
         rank=rank,
         model=job.model,
+        revision=None,
         dtype=job.dtype,
         trust_remote_code=False,
         gpu=False,

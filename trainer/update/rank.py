@@ -21,7 +21,7 @@ class UpdateError(RuntimeError):
 class RankSpec:
     """What a rank's process needs to know.
 
-    model: a folder or hub id. master_address, master_port: where rank 0 listens.
+    model: a folder or hub id. revision: of a hub id, the commit. master_address, master_port: where rank 0 listens.
     max_completion_length: tokens; Dr. GRPO divides by it.
     max_steps: updates that a decaying learning-rate schedule spans; None without one.
     timeout: seconds that a collective may take.
@@ -29,6 +29,7 @@ class RankSpec:
 
     rank: int
     model: str
+    revision: str | None
     dtype: str
     trust_remote_code: bool
     gpu: bool
@@ -99,7 +100,7 @@ class Rank:
         self._device = torch.device("cuda" if spec.gpu else "cpu")
 
         def load() -> Policy:
-            model = load_policy_model(spec.model, spec.dtype, spec.trust_remote_code)
+            model = load_policy_model(spec.model, spec.dtype, spec.trust_remote_code, spec.revision)
             return Policy(model, spec.training.gradient_checkpointing)
 
         updates = None if spec.max_steps is None else spec.max_steps * spec.training.num_iterations
@@ -234,4 +235,5 @@ class Rank:
         state = {name: weight.cpu().clone() for name, weight in self.weights() if self._spec.rank == 0}
         if self._spec.rank == 0:
             self._engine.module.model.save_pretrained(folder, state_dict=state)
-            load_tokenizer(self._spec.model, self._spec.trust_remote_code).save_pretrained(folder)
+            spec = self._spec
+            load_tokenizer(spec.model, spec.trust_remote_code, spec.revision).save_pretrained(folder)
