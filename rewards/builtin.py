@@ -22,8 +22,8 @@ class Question:
 class BuiltinTask(ABC):
     """A task over the range `low` to `high`, both included: the numbers asked about, or whatever the task counts.
 
-    summary: one line for `cohort tasks`. ranges: low and high of each difficulty. lowest, highest: how far low and high
-    may go.
+    summary: one line for `cohort tasks`. ranges: low and high of each difficulty. lowest, highest: of a range's
+    bounds.
     """
 
     summary: ClassVar[str]
