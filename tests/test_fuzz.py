@@ -3,8 +3,9 @@
 COHORT_FUZZ is how many times as many examples are tried.
 """
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,41 @@ from hypothesis import strategies as st
 
 from configs import loading, schema
 from configs.errors import ConfigError
+from rewards import dataset
 from rewards.errors import TaskError
+from rewards.prompts import Message
+from trainer.update.model import encoder, load_tokenizer
+
+Encode = Callable[[Sequence[Message]], Sequence[int]]
 
 RECIPE = Path(__file__).parents[1] / "configs" / "comparison.yaml"
 NAMES = sorted(schema.settings())
 TIMES = int(os.environ.get("COHORT_FUZZ", "1"))
 
-fuzz = settings(
-    max_examples=500 * TIMES,
-    deadline=None,
-    derandomize=TIMES == 1,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+
+def fuzz(examples: int) -> settings:
+    return settings(
+        max_examples=examples * TIMES,
+        deadline=None,
+        derandomize=TIMES == 1,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def works_or_is_refused(work: Callable[[], object]) -> None:
-    """Any other exception fails the test, and so does a message that is empty or would move a terminal's cursor."""
+    """Any other exception fails the test, and so does a message that is empty or, of a setting, would move a cursor."""
     try:
         work()
-    except (ConfigError, TaskError) as error:
-        for line in str(error).split("\n"):
-            assert line.isprintable() and line.strip(), repr(line)
+    except TaskError as error:
+        lines = [ascii(error)]
+    except ConfigError as error:
+        lines = str(error).split("\n")
+    else:
+        return
+    for line in lines:
+        assert line.strip(), lines
+        assert line.isprintable(), lines
 
 
 LONG_TEXTS = ["9" * 400, "9" * 5000, "a" * 300, "/tmp/" + "b" * 300, "x/" * 3000]
@@ -90,7 +104,7 @@ def settings_of_a_run(draw: st.DrawFn) -> dict[str, Any]:
     return given
 
 
-@fuzz
+@fuzz(500)
 @given(settings_of_a_run())
 def test_settings(given: dict[str, Any]) -> None:
     works_or_is_refused(lambda: loading.load(RECIPE, given))
@@ -128,11 +142,17 @@ YAML_PIECES = st.one_of(ODD_TEXTS, st.sampled_from([*MARKS, *TAGS, *DEEP]))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    import datasets
+
+    made = tmp_path_factory.mktemp("fuzz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", made / "cache")
+        datasets.disable_progress_bars()
+        yield made
 
 
-@fuzz
+@fuzz(400)
 @given(st.one_of(mutated(RECIPE.read_text(), YAML_PIECES), st.lists(YAML_PIECES, max_size=12).map("".join)))
 def test_configuration_files(folder: Path, text: str) -> None:
     path = folder / "recipe.yaml"
@@ -150,7 +170,77 @@ ARGUMENTS = st.one_of(
 )
 
 
-@fuzz
+@fuzz(300)
 @given(st.lists(ARGUMENTS, max_size=5))
 def test_command_lines(arguments: list[str]) -> None:
     works_or_is_refused(lambda: loading.parse(RECIPE, arguments))
+
+
+JSON_PIECES = st.one_of(
+    ODD_TEXTS,
+    st.sampled_from(
+        [*'{}[]":,\n\t\0', '"prompt"', '"role": 1', '"\\ud800"', "null", "NaN", "1e999", "\n\n", "\ufeff"]
+    ),
+    st.sampled_from(["[" * 2000, "9" * 5000, '{"a":' * 150, "\r\n", '{"prompt": "a"}\n']),
+)
+PROMPTS = st.one_of(
+    ODD_VALUES,
+    st.lists(
+        st.fixed_dictionaries(
+            {"role": st.one_of(st.sampled_from(["system", "user", "assistant"]), ODD_TEXTS), "content": ODD_TEXTS}
+        ),
+        max_size=3,
+    ),
+)
+ROWS = st.dictionaries(st.sampled_from(["prompt", "prompt", "id", "answer", "completions", "x"]), PROMPTS, max_size=4)
+LINES = "".join(json.dumps({"prompt": prompt, "answer": 3}) + "\n" for prompt in ("1 + 2?", "3 + 4?", "5 + 6?"))
+
+
+@pytest.fixture(scope="module")
+def encode(model: str) -> Encode:
+    return encoder(load_tokenizer(model))
+
+
+def read_and_encoded(path: Path, encode: Encode) -> None:
+    """As a task does it, and as groups.jsonl and reward workers need it."""
+    for row in dataset.read(str(path), "train"):
+        messages = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
+        assert all(isinstance(token, int) for token in encode(messages))
+        json.dumps([row.id, row.prompt, row.columns], default=str, ensure_ascii=False).encode()
+
+
+@fuzz(700)
+@given(
+    st.one_of(
+        mutated(LINES, JSON_PIECES), st.lists(ROWS, max_size=4).map(lambda rows: "\n".join(map(json.dumps, rows)))
+    )
+)
+def test_lines_of_json(folder: Path, encode: Encode, text: str) -> None:
+    path = folder / "data.jsonl"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    works_or_is_refused(lambda: read_and_encoded(path, encode))
+
+
+@fuzz(50)
+@given(
+    st.one_of(
+        mutated(f"[{LINES.strip().replace(chr(10), ',')}]", JSON_PIECES), st.lists(ROWS, max_size=4).map(json.dumps)
+    )
+)
+def test_files_of_json(folder: Path, encode: Encode, text: str) -> None:
+    path = folder / "data.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    works_or_is_refused(lambda: read_and_encoded(path, encode))
+
+
+@fuzz(50)
+@given(
+    mutated(
+        "prompt,answer\n1 + 2?,3\n3 + 4?,7\n",
+        st.one_of(ODD_TEXTS, st.sampled_from([*',"\n\r;\t', '"""', "prompt", ",,,"])),
+    )
+)
+def test_tables(folder: Path, encode: Encode, text: str) -> None:
+    path = folder / "data.csv"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    works_or_is_refused(lambda: read_and_encoded(path, encode))
