@@ -21,6 +21,9 @@ Values = Mapping[str, Any]
 FILE_SIZE = 100_000
 """Bytes of a configuration file at most; YAML's reader takes a second for so many."""
 
+DEPTH = 20
+"""Lists and sections in one another; YAML's reader takes a time that grows with the square of the depth."""
+
 DIGITS = 40
 """Of a whole number at most: Python refuses to read or print those of thousands."""
 
@@ -180,6 +183,21 @@ class _Loader(yaml.SafeLoader):
 
     fetch_tag = fetch_anchor = fetch_alias = _unused
 
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        self._refuse_depth(self.flow_level)
+        super().fetch_flow_collection_start(token)
+
+    def add_indent(self, column: int) -> bool:
+        self._refuse_depth(len(self.indents))
+        return bool(super().add_indent(column))
+
+    def _refuse_depth(self, depth: int) -> None:
+        if depth >= DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"lists or sections {DEPTH} deep, and settings need three levels",
+                problem_mark=self.get_mark(),
+            )
+
 
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -213,10 +231,6 @@ def _read(path: Path) -> dict[str, Any]:
         values = loader.get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(_not_yaml(path, text, error)) from None
-    except RecursionError:
-        raise ConfigError(
-            f"{path}: it nests lists or sections hundreds deep; settings need two levels. Leave out the others."
-        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -261,7 +275,7 @@ def _explain(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         name, value = ".".join(map(str, problem["loc"][:2])), problem["input"]
         if not problem["loc"]:
-            yield str(problem["ctx"]["error"])
+            yield str(problem["ctx"]["error"]) if "ctx" in problem else _unknown(str(value))  # a key that is no text
         elif problem["type"] == "extra_forbidden":
             yield _unknown(name)
         elif name in fields:

@@ -79,7 +79,7 @@ def _memory_problems(config: Config, ranks: int, parameters: int, dtype: str, av
         yield (
             f"This run does not fit into memory: each of {engines} engines holds {cache} GiB of keys and values "
             f"(engine.kv_cache_gib) and {weights:.1f} GiB of weights{of_ranks}, {need:.1f} GiB in all, and "
-            f" this machine has {have:.1f}. Lower engine.kv_cache_gib, engine.engines or training.ranks, raise "
+            f"this machine has {have:.1f}. Lower engine.kv_cache_gib, engine.engines or training.ranks, raise "
             "training.zero_stage, or take a smaller model."
         )
 

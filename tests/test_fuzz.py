@@ -38,7 +38,7 @@ def fuzz(examples: int) -> settings:
 
 
 def works_or_is_refused(work: Callable[[], object]) -> None:
-    """Any other exception fails the test, and so does a message that is empty or, of a setting, would move a cursor."""
+    """Any other exception fails the test, and so does an empty message, or one of settings that moves a cursor."""
     try:
         work()
     except TaskError as error:

@@ -466,6 +466,8 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "sampling: {temprature: 1}",
         "sampling.temprature: there is no such setting. Did you mean sampling.temperature?",
     ),
+    "a key that is no text": ('"\\ud800": {}', r"\ud800: there is no such setting"),
+    "an empty key": ("'': {}", '"": there is no such setting'),
     "unknown section": (
         "smapling: {top_p: 1}",
         "smapling: there is no such setting. Did you mean the section sampling?",
@@ -494,7 +496,9 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     ),
     "a tag": ("run: !!binary aaa", "cannot begin with !"),
     "thousands of digits": (f"run: {{max_steps: {'9' * 5000}}}", "a number of 5000 digits; 40 are allowed"),
-    "deep brackets": ("[" * 20_000, "nests lists or sections hundreds deep"),
+    "deep brackets": ("[" * 20_000, "line 1, column 21: this is not YAML: lists or sections 20 deep"),
+    "deep dashes": ("- " * 20_000, "lists or sections 20 deep"),
+    "deep sections": ("".join(f"{' ' * deep}a:\n" for deep in range(300)), "lists or sections 20 deep"),
     "a long file": ("#" * 100_001, "is too large: a configuration file may have 100000 characters"),
     "NUL in a path": (
         'run: {directory: "a\\0b"}',

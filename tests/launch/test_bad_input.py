@@ -81,7 +81,7 @@ CASES: dict[str, tuple[str, str]] = {
     "a section in itself": ("recursive.yaml", "anchors and aliases have no use"),
     "a billion laughs": ("laughs.yaml", "anchors and aliases have no use"),
     "thousands of digits": ("digits.yaml", "a number of 5000 digits"),
-    "thousands of brackets": ("brackets.yaml", "hundreds deep"),
+    "thousands of brackets": ("brackets.yaml", "lists or sections 20 deep"),
     "a NUL": ("nul.yaml", r"run.directory: a\u0000b is not allowed"),
     "minutes": ("minutes.yaml", "run.max_steps: 1:30 is not allowed"),
     "true": ("true.yaml", "run.max_steps: true is not allowed"),
