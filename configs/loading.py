@@ -213,12 +213,12 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.is_dir():
-            raise ConfigError(
-                f"{path} is a folder, not a configuration file. Name a YAML file, for example {path}/run.yaml."
-            )
         with path.open(encoding="utf-8") as file:
             text = file.read(FILE_SIZE + 1)
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path} is a folder, not a configuration file. Name a YAML file, for example {path}/run.yaml."
+        ) from None
     except FileNotFoundError:
         raise ConfigError(_missing(path)) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
