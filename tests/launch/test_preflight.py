@@ -154,7 +154,7 @@ def test_what_ranks_hold_follows_from_the_zero_stage(stage: int, need: float) ->
     }
     if stage:  # one more copy of all weights: the masters, which ranks share
         need += 4.0
-    message = too_large(parameters=GIB, engine={"kv_cache_gib": 1}, **sections)
+    message = too_large(True, False, GIB, engine={"kv_cache_gib": 1}, **sections)
     assert (
         f"each of 2 ranks 4.0 GiB of weights, {'2.0' if stage > 1 else '4.0'} GiB of gradients" in message
         or stage == 3
