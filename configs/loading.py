@@ -2,7 +2,7 @@
 
 import json
 import re
-from argparse import Namespace
+from argparse import ArgumentParser
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -52,7 +52,7 @@ def parse(path: str | Path, arguments: Sequence[str]) -> Config:
         if argument.startswith("--") and name not in settings() and name != "help":
             raise ConfigError(_unknown(name))
     try:
-        given: Namespace = _command_line().root_parser.parse_args(list(arguments))
+        given = _parser().parse_args(list(arguments))
     except SettingsError as error:
         raise ConfigError(
             f"{_printable(str(error).removeprefix('error parsing CLI: '))}. Settings are given as --section.key "
@@ -67,10 +67,10 @@ def help_text(command: str) -> str:
 
     command: what precedes the settings, for example `cohort train CONFIG`.
     """
-    parser: Any = _command_line().root_parser
+    parser = _parser()
     parser.usage = f"{command} [--section.key value ...]"
     parser.description = "CONFIG is a YAML file; every setting in it can be overridden here. null unsets a setting."
-    return str(parser.format_help())
+    return parser.format_help()
 
 
 def dump(config: Config) -> str:
@@ -82,8 +82,8 @@ class _CommandLine(BaseSettings, Config):  # type: ignore[misc]  # both define m
     """Shows pydantic-settings the schema. Only its argument parser is used, and no environment variables."""
 
 
-def _command_line() -> CliSettingsSource[_CommandLine]:
-    return CliSettingsSource(
+def _parser() -> ArgumentParser:
+    source: CliSettingsSource[Any] = CliSettingsSource(
         _CommandLine,
         cli_prog_name="cohort",
         cli_parse_args=[],
@@ -93,6 +93,8 @@ def _command_line() -> CliSettingsSource[_CommandLine]:
         cli_use_class_docs_for_groups=True,
         cli_exit_on_error=False,
     )
+    parser: ArgumentParser = source.root_parser
+    return parser
 
 
 def _nested(given: Mapping[str, str | list[str]]) -> Values:
@@ -211,12 +213,12 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if path.is_dir():
-            raise ConfigError(
-                f"{path} is a folder, not a configuration file. Name a YAML file, for example {path}/run.yaml."
-            )
         with path.open(encoding="utf-8") as file:
             text = file.read(FILE_SIZE + 1)
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path} is a folder, not a configuration file. Name a YAML file, for example {path}/run.yaml."
+        ) from None
     except FileNotFoundError:
         raise ConfigError(_missing(path)) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have

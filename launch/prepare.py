@@ -48,12 +48,12 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
     try:
         model = resolve(config.model.path, config.model.revision, config.cluster.start_timeout)
         parameters = parameter_count(model.folder)
+        if cluster is None:
+            preflight.refuse_too_large(config, parameters, hardware.has_gpu(), trains)
         limit = context_length(model.folder, trust)
         tokenizer = load_tokenizer(model.folder, trust)
     except ModelError as error:
         raise ConfigError(str(error)) from error
-    if not cluster:
-        preflight.refuse_too_large(config, parameters, hardware.has_gpu(), trains)
     task = load_task(config.task, config.seed, encoder(tokenizer))
     preflight.refuse_misfits(config, task.prompts, limit, hardware.has_gpu() or cluster is not None)
     longest = max(len(prompt.token_ids) for prompt in task.prompts)

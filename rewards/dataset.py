@@ -165,17 +165,18 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
             table = splits[split]
         else:
             table = datasets.load_dataset(source if not path.exists() else str(path), split=split)
+        media = [name for name, kind in table.features.items() if _is_media(kind)]
+        rows: Iterable[dict[str, Any]] = () if media else [*table]
     except Exception as error:
         if "corresponds to no data" in str(error):  # how `datasets` says that a split has no rows
             return ()
         # `datasets` raises what its readers raise: pandas, pyarrow, network errors
         raise TaskError(f"task.dataset: {source} cannot be read: {_cause(error)}. {_remedy(path, split)}") from error
-    if media := [name for name, kind in table.features.items() if _is_media(kind)]:
+    if media:
         raise TaskError(
             f"task.dataset: {source}: the column `{media[0]}` holds pictures, sound or other media, and Cohort reads "
             "text only. Leave the column out."
         )
-    rows: Iterable[dict[str, Any]] = table
     return rows
 
 

@@ -536,5 +536,5 @@ def test_a_missing_file_is_refused_naming_the_nearest() -> None:
 
 
 def test_a_folder_is_no_file() -> None:
-    with pytest.raises(ConfigError, match="is a folder, not a configuration file"):
+    with pytest.raises(ConfigError, match=r"^/\S+ is a folder, not a configuration file"):
         load(COMPARISON.parent)

@@ -107,7 +107,7 @@ GIB = 1 << 30
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two cores and 16 GiB."""
-    monkeypatch.setattr(preflight.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(preflight, "machine_bytes", lambda: 16.0 * GIB)
 
 
@@ -148,10 +148,13 @@ def test_more_keys_and_values_than_memory() -> None:
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(("stage", "need"), [(0, 33.0), (1, 25.0), (2, 21.0), (3, 17.0)])
 def test_what_ranks_hold_follows_from_the_zero_stage(stage: int, need: float) -> None:
-    sections = {"model": {"dtype": "float32"}, "training": {"ranks": 2, "zero_stage": stage}}
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"dtype": "float32"},
+        "training": {"ranks": 2, "zero_stage": stage},
+    }
     if stage:  # one more copy of all weights: the masters, which ranks share
         need += 4.0
-    message = too_large(parameters=GIB, engine={"kv_cache_gib": 1}, **sections)
+    message = too_large(True, False, GIB, engine={"kv_cache_gib": 1}, **sections)
     assert (
         f"each of 2 ranks 4.0 GiB of weights, {'2.0' if stage > 1 else '4.0'} GiB of gradients" in message
         or stage == 3

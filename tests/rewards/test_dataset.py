@@ -251,6 +251,12 @@ def test_a_broken_json_file_is_refused_with_its_place(tmp_path: Path) -> None:
     assert "Expected object or value at position 29. Correct the file there" in refused(str(path))
 
 
+def test_a_row_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text('[{"prompt": "a", "x": {"": null, "\\u0000": null}}]')
+    assert f"{path} cannot be read: ValueError" in refused(str(path))
+
+
 def test_a_broken_table_is_refused_with_its_cause(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
     path.write_text("not parquet")
