@@ -476,17 +476,20 @@ class RunSettings(Section):
     checkpoint_seconds: float | None = Field(
         default=600.0,
         gt=0,
+        le=WEEK,
         description="Write a checkpoint this many seconds after the latest, when the step is done; null sets no such "
         "time. One is written in any case when the run ends, however it ends, if it can be.",
     )
     checkpoint_steps: int | None = Field(
         default=None,
         ge=1,
+        le=BILLION,
         description="Write a checkpoint this many steps after the latest; null sets no such number.",
     )
     keep_checkpoints: int = Field(
         default=2,
         ge=1,
+        le=MILLION,
         description="Latest checkpoints that are kept, besides the one with the best evaluation. Each is about seven "
         "times the size of the bfloat16 model.",
     )
@@ -498,6 +501,7 @@ class RunSettings(Section):
     max_restarts: int = Field(
         default=3,
         ge=0,
+        le=MILLION,
         description="Engines that are replaced, and times that all ranks start again from the latest checkpoint, "
         "because a process was lost, in an hour; one more ends the run.",
     )

@@ -54,7 +54,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the run ended. cause, advice: None for a run that ended well. alarms: one line each."""
+    """How the run ended. cause, advice: None for a run that ended well. alarms, restarts: one line each; restarts are
+    of processes that were replaced."""
 
     target: Target
     verdict: str
@@ -65,6 +66,7 @@ class Ending:
     before: Scores
     after: Scores
     alarms: tuple[str, ...]
+    restarts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,7 @@ def _ending(path: Path, summary: Row | None) -> Ending | None:
         before=_scores(where, _typed(where, summary, "before", dict, "an object")),
         after=_scores(where, summary),
         alarms=tuple(_text(where, alarm, "text") for alarm in _list(where, summary, "alarms")),
+        restarts=tuple(_text(where, one, "text") for one in _list(where, {"restarts": [], **summary}, "restarts")),
     )
 
 

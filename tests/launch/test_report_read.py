@@ -41,6 +41,7 @@ def test_everything_that_a_run_writes_is_read(tmp_path: Path) -> None:
     assert ending.before == Scores(0.0625, 0.5, 0, 4)
     assert ending.after == Scores(1.0, 1.0, 4, 4)
     assert ending.alarms == ("logprob_gap is 0.3.",)
+    assert ending.restarts == ("While sampling: engine 1 is lost.",)
     assert run.questions["comparison-47-12"] == "Is 47 greater than 12? Answer Yes or No."
 
 
