@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 MINIMUM_TEMPERATURE = 0.1
@@ -22,6 +22,22 @@ LARGEST_REWARD = 1e6
 Shaping = Literal["none", "partial"]
 Difficulty = Literal["easy", "medium", "hard"]
 
+SEEDS = 2**32
+WEEK = 604_800.0
+"""Seconds. Longer waits overflow the clocks of some of the libraries that wait."""
+
+MILLION, BILLION = 10**6, 10**9
+"""Beyond what anybody needs, and small enough for all that is counted with them."""
+
+NAME_LENGTH = 200
+"""Of a run's name: with a number behind it, it is still the name of a folder."""
+
+PATH_LENGTH, PART_LENGTH = 4096, 255
+"""Of a path, and of each name in it: bytes that Linux allows."""
+
+Bound = Annotated[int, Field(ge=0, le=10**15)]
+StopText = Annotated[str, Field(min_length=1, max_length=1000)]
+
 
 def remedy(text: str) -> dict[str, Any]:
     """What to do when a value is refused, for settings where "choose another" would not be enough."""
@@ -31,6 +47,28 @@ def remedy(text: str) -> dict[str, Any]:
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _taken_at_its_word(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses true and false for numbers, which pydantic takes for 1 and 0, and texts that no name or path is."""
+        field = cls.model_fields[str(info.field_name)]
+        kinds = get_args(field.annotation) or (field.annotation,)
+        within = value if isinstance(value, list | tuple) else (value,)
+        if bool not in kinds and any(isinstance(one, bool) for one in within):
+            raise ValueError(allowed(field))
+        long_text = any(hasattr(constraint, "max_length") for constraint in field.metadata)
+        if isinstance(value, str) and str in kinds and not long_text and not _is_name(value):
+            raise ValueError(
+                f"printable text on one line, of at most {PATH_LENGTH} bytes and {PART_LENGTH} between two slashes"
+            )
+        return value
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can name something, a file among others."""
+    size = [len(part.encode("utf-8", "replace")) for part in text.split("/")]
+    return text.isprintable() and max(size) <= PART_LENGTH and sum(size) + len(size) <= PATH_LENGTH
+
 
 class ModelSettings(Section):
     """The language model to train."""
@@ -39,6 +77,12 @@ class ModelSettings(Section):
         default="smollm2-135m",
         min_length=1,
         description="A Hugging Face hub id, a model folder, a .gguf file, or the bundled model smollm2-135m.",
+    )
+    revision: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Of a hub model: a branch, tag or commit; null takes the newest. Engines and ranks load the same "
+        "commit, found out once.",
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto",
@@ -62,14 +106,21 @@ class TaskSettings(Section):
         "task NAME of the package reasoning-gym.",
     )
     size: int = Field(
-        default=16, ge=1, description="Prompts that a built-in task makes; a data set has its own size."
+        default=16,
+        ge=1,
+        le=100_000,
+        description="Prompts that a built-in task makes; a data set has its own size.",
     )
     seed: int | None = Field(
-        default=None, ge=0, description="Seed of a built-in task's prompts; null takes the top-level seed."
+        default=None,
+        ge=0,
+        lt=SEEDS,
+        description="Seed of a built-in task's prompts; null takes the top-level seed.",
     )
     few_shot: int = Field(
         default=0,
         ge=0,
+        le=100,
         description="Solved examples shown as earlier chat turns before every question of a built-in task; "
         "none of them is a question of the task or, where the task is asked whole, the one that is asked.",
     )
@@ -77,7 +128,7 @@ class TaskSettings(Section):
         default="medium",
         description="How hard a built-in task's questions are: it stands for a range, which docs/tasks.md lists.",
     )
-    range: tuple[NonNegativeInt, NonNegativeInt] | None = Field(
+    range: tuple[Bound, Bound] | None = Field(
         default=None,
         description="Lowest and highest number that a built-in task asks about, both included, for example [0, 99]; "
         "for counting, words in a sentence. null takes the difficulty's.",
@@ -98,7 +149,7 @@ class TaskSettings(Section):
     split: str = Field(
         default="train",
         min_length=1,
-        description="Split of the data set; a single file is all one split. A built-in task has train and, with no "
+        description="Split of the data set; a single file is all train. A built-in task has train and, with no "
         "question in common, test.",
     )
     reward: str | None = Field(
@@ -111,6 +162,7 @@ class TaskSettings(Section):
     reward_timeout: float = Field(
         default=60.0,
         gt=0,
+        le=WEEK,
         description="Seconds one call of your reward function may take before the run ends.",
     )
     reward_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], ...] = Field(
@@ -126,13 +178,10 @@ class TaskSettings(Section):
         description="The reward of a right answer. A prompt all of whose completions reach it is solved.",
     )
     system_prompt: str | None = Field(
-        default=None, description="A system message before every prompt that does not bring its own."
+        default=None,
+        max_length=MILLION,
+        description="A system message before every prompt that does not bring its own.",
     )
-
-    @field_validator("range", mode="before")
-    @classmethod
-    def _null_of_the_command_line(cls, value: object) -> object:
-        return None if value == [None] else value  # what `--task.range null` arrives as
 
 
 class SamplingSettings(Section):
@@ -141,6 +190,7 @@ class SamplingSettings(Section):
     num_generations: int = Field(
         default=128,
         ge=2,
+        le=65_536,
         description="Completions of one prompt in one step: the size of a group.",
         json_schema_extra=remedy(
             "GRPO compares the completions of a prompt with each other, so a group needs two or more."
@@ -162,7 +212,9 @@ class SamplingSettings(Section):
         le=1,
         description="Draw from the likeliest tokens that make up this probability; 1.0 is off.",
     )
-    top_k: int = Field(default=0, ge=0, description="Draw from this many of the likeliest tokens; 0 is off.")
+    top_k: int = Field(
+        default=0, ge=0, le=MILLION, description="Draw from this many of the likeliest tokens; 0 is off."
+    )
     min_p: float = Field(
         default=0.0,
         ge=0,
@@ -172,31 +224,39 @@ class SamplingSettings(Section):
     max_completion_length: int = Field(
         default=16,
         ge=1,
+        le=MILLION,
         description="New tokens a completion may have, end of turn included; longer ones are cut off.",
     )
-    stop: tuple[str, ...] = Field(
-        default=(), description="Texts that end a completion, besides the model's end of turn."
+    stop: tuple[StopText, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Texts that end a completion, besides the model's end of turn; on the command line one, or "
+        '["a", "b"].',
+        json_schema_extra=remedy(
+            "At most 100 texts of 1 to 1000 characters each: an empty one would end every completion at once."
+        ),
     )
     prompts_per_step: int = Field(
-        default=8, ge=1, description="Prompts sampled in one step; not more than the task has."
+        default=8, ge=1, le=MILLION, description="Prompts sampled in one step; not more than the task has."
     )
 
 
 class EngineSettings(Section):
     """The vLLM engines that sample."""
 
-    engines: int = Field(default=1, ge=1, description="vLLM engines that sample side by side.")
-    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share one engine's weights.")
+    engines: int = Field(default=1, ge=1, le=1000, description="vLLM engines that sample side by side.")
+    tensor_parallel_size: int = Field(default=1, ge=1, le=1000, description="GPUs that share one engine's weights.")
     max_model_len: int | None = Field(
         default=None,
         ge=1,
+        le=10 * MILLION,
         description="Tokens of prompt and completion together; null takes what the longest prompt needs.",
     )
     gpu_memory_utilization: float = Field(
         default=0.45, gt=0, le=1, description="Share of a GPU's memory for the engine, from 0 to 1."
     )
     kv_cache_gib: int = Field(
-        default=1, ge=1, description="Memory for keys and values without a GPU, in GiB per engine."
+        default=1, ge=1, le=10_000, description="Memory for keys and values without a GPU, in GiB per engine."
     )
     enforce_eager: bool = Field(
         default=True,
@@ -207,31 +267,37 @@ class EngineSettings(Section):
         description="Sample a group as one sequence that forks where samples differ. auto: where the engine "
         "runs in one process; on: refuse to start where it does not; off: draw every sample by itself.",
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads per engine; null shares out the cores.")
+    threads: int | None = Field(
+        default=None, ge=1, le=10_000, description="CPU threads per engine; null shares out the cores."
+    )
 
 
 class TrainingSettings(Section):
     """The update."""
 
-    ranks: int = Field(default=1, ge=1, description="DeepSpeed processes that share the update.")
+    ranks: int = Field(default=1, ge=1, le=1000, description="DeepSpeed processes that share the update.")
     zero_stage: int = Field(
         default=1,
         ge=0,
         le=3,
         description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.",
     )
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(default=1e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
         default="constant",
         description="Course of the learning rate. linear and cosine fall to 0 at run.max_steps; all but "
         "constant climb from 0 over warmup_steps. Steps without an update do not count.",
     )
-    warmup_steps: int = Field(default=0, ge=0, description="Steps over which the learning rate climbs from 0.")
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay.")
+    warmup_steps: int = Field(
+        default=0, ge=0, le=BILLION, description="Steps over which the learning rate climbs from 0."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, le=1000, description="AdamW's weight decay.")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the mean gradient.")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the mean squared gradient.")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients longer than this are scaled down to it.")
-    num_iterations: int = Field(default=1, ge=1, description="Updates made from one step's completions.")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, le=1e12, description="Gradients longer than this are scaled down to it."
+    )
+    num_iterations: int = Field(default=1, ge=1, le=1000, description="Updates made from one step's completions.")
     loss_type: Literal["grpo", "dr_grpo", "dapo", "cispo", "rloo"] = Field(
         default="grpo",
         description="What the update minimises. grpo: clipped ratios, every completion weighs the same; dr_grpo: "
@@ -260,12 +326,14 @@ class TrainingSettings(Section):
     soft_punish_cache: int | None = Field(
         default=None,
         ge=1,
+        le=MILLION,
         description="DAPO's soft punishment: within this many tokens of sampling.max_completion_length the reward "
         "falls evenly, by 1 in all. It counts in what a step learns and reports, not in evaluations. null is off.",
     )
     beta: float = Field(
         default=0.0,
         ge=0,
+        le=MILLION,
         description="Weight of the KL divergence from the untrained model; 0.0 needs no copy of it.",
     )
     epsilon: float | None = Field(
@@ -278,6 +346,7 @@ class TrainingSettings(Section):
     epsilon_high: float | None = Field(
         default=None,
         gt=0,
+        le=MILLION,
         description="Probability ratios are clipped above 1 + epsilon_high. null takes the paper's: for dapo 0.28, "
         "for importance_sampling_level sequence 4e-4, for cispo 4.0 (a ratio of 5, as ScaleRL), else epsilon.",
     )
@@ -290,11 +359,12 @@ class TrainingSettings(Section):
         "weight is that (truncate) or 0 (mask). off: no correction.",
     )
     vllm_importance_sampling_clip_max: float = Field(
-        default=3.0, gt=1, description="Highest weight of that correction."
+        default=3.0, gt=1, le=MILLION, description="Highest weight of that correction."
     )
     micro_batch_tokens: int = Field(
         default=4096,
         ge=1,
+        le=BILLION,
         description="Token-tree tokens in one forward and backward pass; less takes less memory.",
     )
     gradient_checkpointing: bool = Field(
@@ -302,7 +372,9 @@ class TrainingSettings(Section):
         description="Keep no activations inside the model's layers and compute them again in the backward pass: "
         "less memory, about a third more time.",
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads per rank; null shares out the cores.")
+    threads: int | None = Field(
+        default=None, ge=1, le=10_000, description="CPU threads per rank; null shares out the cores."
+    )
 
 
 class SignalSettings(Section):
@@ -322,11 +394,11 @@ class SignalSettings(Section):
     rescue_visits: int = Field(
         default=12,
         ge=1,
-        le=1_000_000,
+        le=MILLION,
         description="Rollouts in a row without a lesson that the rescue of a prompt has; when every unsolved prompt "
         "has had them, and nothing else taught meanwhile, there is nothing left to try.",
     )
-    rescue_factor: float = Field(default=1.4, gt=1, description="How much hotter each step of a rescue is.")
+    rescue_factor: float = Field(default=1.4, gt=1, le=20, description="How much hotter each step of a rescue is.")
     rescue_max_temperature: float = Field(
         default=MAXIMUM_TEMPERATURE,
         ge=MINIMUM_TEMPERATURE,
@@ -346,6 +418,7 @@ class SignalSettings(Section):
     rescue_generations: int = Field(
         default=4,
         ge=1,
+        le=100,
         description="Times sampling.num_generations that a prompt is sampled after three rollouts in a row without a "
         "right answer, if it never had one. Not with without_best train, where right answers may not be the point.",
     )
@@ -370,24 +443,31 @@ class RunSettings(Section):
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=NAME_LENGTH,
         description="Name of the run's folder; null takes the configuration file's name.",
         json_schema_extra=remedy("It names a folder: use letters, digits, dots, dashes and underscores."),
     )
     directory: str = Field(default="runs", min_length=1, description="Folder that holds the runs' folders.")
     max_steps: int | None = Field(
-        default=None, ge=1, description="Stop after this many steps; null sets no such limit."
+        default=None, ge=1, le=BILLION, description="Stop after this many steps; null sets no such limit."
     )
     max_seconds: float | None = Field(
-        default=None, gt=0, description="Stop after this many seconds of training; null sets no such limit."
+        default=None,
+        gt=0,
+        le=BILLION,
+        description="Stop after this many seconds of training; null sets no such limit.",
     )
     target_reward: float | None = Field(
         default=None,
+        ge=-MILLION,
+        le=MILLION,
         description="Stop, successfully, when the mean reward of the evaluated prompts reaches this, both sampled "
         "and greedy; null trains on.",
     )
     evaluation_prompts: int = Field(
         default=256,
         ge=1,
+        le=MILLION,
         description="Prompts evaluated at most, in a run and by `cohort eval`; a smaller task is evaluated whole.",
     )
     save_model: bool = Field(
@@ -396,17 +476,20 @@ class RunSettings(Section):
     checkpoint_seconds: float | None = Field(
         default=600.0,
         gt=0,
+        le=WEEK,
         description="Write a checkpoint this many seconds after the latest, when the step is done; null sets no such "
         "time. One is written in any case when the run ends, however it ends, if it can be.",
     )
     checkpoint_steps: int | None = Field(
         default=None,
         ge=1,
+        le=BILLION,
         description="Write a checkpoint this many steps after the latest; null sets no such number.",
     )
     keep_checkpoints: int = Field(
         default=2,
         ge=1,
+        le=MILLION,
         description="Latest checkpoints that are kept, besides the one with the best evaluation. Each is about seven "
         "times the size of the bfloat16 model.",
     )
@@ -418,6 +501,7 @@ class RunSettings(Section):
     max_restarts: int = Field(
         default=3,
         ge=0,
+        le=MILLION,
         description="Engines that are replaced, and times that all ranks start again from the latest checkpoint, "
         "because a process was lost, in an hour; one more ends the run.",
     )
@@ -433,10 +517,14 @@ class ClusterSettings(Section):
         "takes RAY_ADDRESS, or else is local.",
     )
     dashboard: bool = Field(default=False, description="Start Ray's dashboard, on loopback, with a Ray of our own.")
-    start_timeout: float = Field(default=600.0, gt=0, description="Seconds for the engines and ranks to start.")
-    sample_timeout: float = Field(default=600.0, gt=0, description="Seconds for sampling one step.")
-    update_timeout: float = Field(default=900.0, gt=0, description="Seconds for one step's update.")
-    publish_timeout: float = Field(default=300.0, gt=0, description="Seconds for new weights to reach all engines.")
+    start_timeout: float = Field(
+        default=600.0, gt=0, le=WEEK, description="Seconds for the engines and ranks to start."
+    )
+    sample_timeout: float = Field(default=600.0, gt=0, le=WEEK, description="Seconds for sampling one step.")
+    update_timeout: float = Field(default=900.0, gt=0, le=WEEK, description="Seconds for one step's update.")
+    publish_timeout: float = Field(
+        default=300.0, gt=0, le=WEEK, description="Seconds for new weights to reach all engines."
+    )
 
 
 class TrackingSettings(Section):
@@ -452,7 +540,7 @@ class TrackingSettings(Section):
 class Config(Section):
     """A run."""
 
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of everything random in the run.")
+    seed: int = Field(default=0, ge=0, lt=SEEDS, description="Seed of everything random in the run.")
     model: ModelSettings = Field(default_factory=ModelSettings)
     task: TaskSettings = Field(default_factory=TaskSettings)
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
@@ -619,17 +707,22 @@ def settings() -> dict[str, FieldInfo]:
     return found
 
 
+def is_list(field: FieldInfo) -> bool:
+    """Whether the setting is a list: of texts, or two numbers."""
+    return any(get_origin(kind) is tuple for kind in (field.annotation, *get_args(field.annotation)))
+
+
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words.
 
     >>> allowed(settings()["sampling.num_generations"])
-    'a whole number, at least 2'
+    'a whole number, at least 2 and at most 65536'
     """
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(field.annotation) is tuple:
         return "a list of texts"
-    if field.annotation == tuple[NonNegativeInt, NonNegativeInt] | None:
-        return "two whole numbers, at least 0, as in [0, 99], or null"
+    if is_list(field):
+        return "two whole numbers, at least 0 and at most 10^15, as in [0, 99], or null"
     parts = (field.annotation,) if get_origin(field.annotation) is Literal else get_args(field.annotation)
     text, *null = [
         "one of " + ", ".join(map(str, get_args(part))) if get_origin(part) is Literal else kinds[part]
@@ -643,4 +736,6 @@ def allowed(field: FieldInfo) -> str:
                 bounds += f"{joint} {phrase} {getattr(constraint, attribute)}"
         if getattr(constraint, "min_length", 0):
             bounds += ", not empty"
+        if hasattr(constraint, "max_length"):
+            bounds += f", at most {constraint.max_length} characters"
     return text + bounds + "".join(f", or {word}" for word in null)

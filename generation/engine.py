@@ -45,11 +45,13 @@ def seed_of(*parts: object) -> int:
 class EngineSpec:
     """What an engine process needs to know.
 
-    model: a folder or hub id. context_length: tokens of prompt and completion together.
+    model: a folder or hub id. revision: of a hub id, the commit.
+    context_length: tokens of prompt and completion together.
     backend: of weight transfer, `shared_memory`, `ipc` or `nccl`. gpu: whether the engine runs on one.
     """
 
     model: str
+    revision: str | None
     dtype: str
     trust_remote_code: bool
     context_length: int
@@ -93,6 +95,8 @@ class Engine:
         )
         self._llm = LLM(
             model=spec.model,
+            revision=spec.revision,
+            tokenizer_revision=spec.revision,
             dtype=spec.dtype,  # type: ignore[arg-type]
             trust_remote_code=spec.trust_remote_code,
             max_model_len=spec.context_length,

@@ -92,12 +92,16 @@ def _configured(command: str, run: Callable[[Config], int]) -> Callable[[Sequenc
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from launch.train import train
-
     folder, rest = _resumed(arguments)
     if folder and (not rest or rest[0].startswith("-")):
         rest = [str(folder / "config.yaml"), *rest]
-    return _configured("train", lambda config: train(config, folder))(rest)
+
+    def run(config: Config) -> int:
+        from launch.train import train
+
+        return train(config, folder)
+
+    return _configured("train", run)(rest)
 
 
 def _resumed(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:

@@ -15,6 +15,7 @@ def engine_spec(prepared: Prepared, backend: Backend) -> EngineSpec:
     config, gpu = prepared.config, backend != "shared_memory"
     return EngineSpec(
         model=prepared.model,
+        revision=prepared.revision,
         dtype=hardware.dtype(config.model.dtype, gpu),
         trust_remote_code=config.model.trust_remote_code,
         context_length=prepared.context_length,

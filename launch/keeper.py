@@ -43,6 +43,7 @@ class Keeper:
         self._at = clock()
         self._step = latest.record.state.step if latest else 0
         self._best = latest.record.evaluated if latest else None
+        self._failed: float | None = None
         self.latest = latest
 
     def between_steps(self, state: RunState) -> None:
@@ -54,8 +55,7 @@ class Keeper:
         except (ProcessLost, ClusterLost):
             raise
         except (OSError, Damaged, RemoteError) as error:
-            self._at = self._clock()
-            self._step = state.step
+            self._failed = self._clock()
             self._tell(f"No checkpoint could be written at step {state.step}: {_line(error)}. It is tried again.")
 
     def at_end(self, state: RunState) -> None:
@@ -77,6 +77,8 @@ class Keeper:
     def _is_time(self, state: RunState) -> bool:
         if self.has(state.step):
             return False
+        if self._failed is not None:
+            return self._clock() - self._failed >= BETWEEN
         passed, run = self._clock() - self._at, self._run
         reward = evaluated(state)
         better = reward is not None and (self._best is None or reward > self._best) and state.step > 0
@@ -92,7 +94,7 @@ class Keeper:
         written = checkpoint.write(
             self._folder.checkpoints_path, self._belongs(state), lambda path: self._ranks.save(path, version)
         )
-        self.latest, self._at, self._step = written, self._clock(), state.step
+        self.latest, self._at, self._step, self._failed = written, self._clock(), state.step, None
         if written.record.evaluated is not None:
             self._best = max(written.record.evaluated, self._best or written.record.evaluated)
         checkpoint.prune(self._folder.checkpoints_path, self._run.keep_checkpoints)

@@ -1,11 +1,22 @@
 """What is known to fail before Ray or vLLM starts, once the task and the model's context length are read."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from configs.errors import ConfigError
 from configs.schema import Config
+from launch import hardware
+from launch.memory import ITEM_BYTES, machine_bytes, rank_state_bytes
 from rewards.prompts import Prompt
+
+PROCESSES_PER_CORE, THREADS_PER_CORE = 4, 8
+"""Beyond these, processes only wait for each other, at every barrier for the slowest, until a time limit is over."""
+
+PROCESSES = 8
+"""That any machine may be asked for."""
+
+GIB = 1 << 30
 
 
 def refuse_misfits(config: Config, task_prompts: Sequence[Prompt], context_length: int, gpu: bool) -> None:
@@ -20,6 +31,57 @@ def refuse_misfits(config: Config, task_prompts: Sequence[Prompt], context_lengt
     ]
     if problems:
         raise ConfigError(*problems)
+
+
+def refuse_too_large(config: Config, parameters: int | None, gpu: bool, trains: bool) -> None:
+    """Raises ConfigError with figures: what is to be started cannot fit this machine.
+
+    parameters: weights of the model, None where they are not known. trains: whether ranks are started too.
+    """
+    ranks = config.training.ranks if trains else 0
+    problems = [*_core_problems(config, ranks, len(os.sched_getaffinity(0)))]
+    if not gpu:
+        dtype = hardware.dtype(config.model.dtype, gpu)
+        problems += _memory_problems(config, ranks, parameters or 0, dtype, machine_bytes())
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _core_problems(config: Config, ranks: int, cores: int) -> Iterator[str]:
+    engines, most = config.engine.engines, max(PROCESSES, PROCESSES_PER_CORE * cores)
+    if engines + ranks > most:
+        names = f"engine.engines: {engines}" + (f" and training.ranks: {ranks}" if ranks else "")
+        yield (
+            f"{names} are {engines + ranks} processes, and this machine has {cores} cores, on which at most {most} "
+            "can work. Lower them, or name a cluster with cluster.address."
+        )
+    threads = {
+        "engine.threads": config.engine.threads,
+        "training.threads": config.training.threads if ranks else None,
+    }
+    for name, number in threads.items():
+        if number is not None and number > THREADS_PER_CORE * cores:
+            yield (
+                f"{name}: {number} is too many for this machine's {cores} cores; it must be at most "
+                f"{THREADS_PER_CORE * cores}. Leave it out to share out the cores."
+            )
+
+
+def _memory_problems(config: Config, ranks: int, parameters: int, dtype: str, available: float) -> Iterator[str]:
+    """Counts what is certain to be held, without activations and libraries. available: bytes."""
+    weights, cache = parameters * ITEM_BYTES[dtype] / GIB, config.engine.kv_cache_gib
+    parts = {name: size / GIB for name, size in rank_state_bytes(config.training, parameters, dtype).items()}
+    engines, have = config.engine.engines, available / GIB
+    need = engines * (cache + weights) + ranks * sum(parts.values())
+    if need > have:
+        held = ", ".join(f"{size:.1f} GiB of {name}" for name, size in parts.items())
+        of_ranks = f" and each of {ranks} ranks {held}" if ranks else ""
+        yield (
+            f"This run does not fit into memory: each of {engines} engines holds {cache} GiB of keys and values "
+            f"(engine.kv_cache_gib) and {weights:.1f} GiB of weights{of_ranks}, {need:.1f} GiB in all, and "
+            f"this machine has {have:.1f}. Lower engine.kv_cache_gib, engine.engines or training.ranks, raise "
+            "training.zero_stage, or take a smaller model."
+        )
 
 
 def _batch_problems(config: Config, prompts: Sequence[Prompt]) -> Iterator[str]:

@@ -9,40 +9,53 @@ from launch import hardware, preflight
 from launch.logger import tracking
 from launch.processes.address import cluster_address
 from rewards.task import Task, load_task
-from trainer.update.model import ModelError, context_length, encoder, load_tokenizer, resolve
+from trainer.update.model import (
+    ModelError,
+    context_length,
+    encoder,
+    load_tokenizer,
+    parameter_count,
+    resolve,
+)
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Checked input of a run.
 
-    model: a folder or hub id. context_length: tokens of prompt and completion together that engines allow.
+    model: a folder or hub id. revision: of a hub id, the commit that all processes load.
+    context_length: tokens of prompt and completion together that engines allow.
     """
 
     config: Config
     model: str
+    revision: str | None
     context_length: int
     task: Task
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, trains: bool = False) -> Prepared:
     """Reads model and data and checks them against the configuration.
 
+    trains: whether ranks are going to be started too.
     Raises ConfigError, TaskError: the input cannot be used; the message says why and what to do.
     """
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     tracking.refuse_missing_wandb(config)
-    gpu = hardware.has_gpu() or bool(cluster_address(config))
+    cluster = cluster_address(config)
     trust = config.model.trust_remote_code
     try:
-        model = resolve(config.model.path, trust)
-        tokenizer = load_tokenizer(model, trust)
-        limit = context_length(model, trust)
+        model = resolve(config.model.path, config.model.revision, config.cluster.start_timeout)
+        parameters = parameter_count(model.folder)
+        if cluster is None:
+            preflight.refuse_too_large(config, parameters, hardware.has_gpu(), trains)
+        limit = context_length(model.folder, trust)
+        tokenizer = load_tokenizer(model.folder, trust)
     except ModelError as error:
         raise ConfigError(str(error)) from error
     task = load_task(config.task, config.seed, encoder(tokenizer))
-    preflight.refuse_misfits(config, task.prompts, limit, gpu)
+    preflight.refuse_misfits(config, task.prompts, limit, hardware.has_gpu() or cluster is not None)
     longest = max(len(prompt.token_ids) for prompt in task.prompts)
     needed = longest + config.sampling.max_completion_length
-    return Prepared(config, model, config.engine.max_model_len or min(limit, needed + 1), task)
+    return Prepared(config, model.name, model.revision, config.engine.max_model_len or min(limit, needed + 1), task)

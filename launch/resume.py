@@ -52,7 +52,7 @@ def identity(prepared: Prepared) -> Mapping[str, str]:
     libraries = {name: _version(name) for name in LIBRARIES}
     return {
         "prompts": _hash(json.dumps(one, default=str, sort_keys=True) for one in prompts),
-        "model": _model(Path(prepared.model)) if Path(prepared.model).is_dir() else prepared.model,
+        "model": prepared.revision or _model(Path(prepared.model)),
         "reward": hashlib.sha256(reward.read_bytes()).hexdigest() if reward else "",
         "libraries": ", ".join(f"{name} {number}" for name, number in libraries.items()),
     }

@@ -36,7 +36,7 @@ def train(config: Config, folder: Path | None = None) -> int:
     """Trains as configured; the exit status. folder: of a run to go on with."""
     with Display(config) as display:
         display.phase("reading model and data")
-        prepared = prepare(config)
+        prepared = prepare(config, trains=True)
         run_folder = replace(_folder(config, folder), tell=display.alarm)
         with run_folder.locked():
             return _Training(prepared, run_folder, display).run(_begin_at(config, folder, run_folder, display))

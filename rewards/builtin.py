@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from configs.schema import Difficulty
+from rewards.errors import TaskError
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,29 @@ class Question:
 class BuiltinTask(ABC):
     """A task over the range `low` to `high`, both included: the numbers asked about, or whatever the task counts.
 
-    summary: one line for `cohort tasks`. ranges: low and high of each difficulty. lowest: the smallest possible low.
+    summary: one line for `cohort tasks`. ranges: low and high of each difficulty. lowest, highest: of a range's
+    bounds.
     """
 
     summary: ClassVar[str]
     ranges: ClassVar[Mapping[Difficulty, tuple[int, int]]]
     lowest: ClassVar[int] = 0
+    highest: ClassVar[int] = 10**15
 
     low: int
     high: int
+
+    def __post_init__(self) -> None:
+        """Raises TaskError: the range goes too far."""
+        name, given = type(self).__name__.lower(), f"task.range: [{self.low}, {self.high}]"
+        if self.low < self.lowest:
+            raise TaskError(
+                f"{given} begins too low for {name}, it must begin at {self.lowest} or above. Raise the first number."
+            )
+        if self.high > self.highest:
+            raise TaskError(
+                f"{given} ends too high for {name}, it must end at {self.highest} or below. Lower the second number."
+            )
 
     @property
     @abstractmethod

@@ -23,6 +23,7 @@ class Counting(BuiltinTask):
     summary: ClassVar[str] = "The number of words in a sentence."
     ranges: ClassVar[Mapping[Difficulty, tuple[int, int]]] = {"easy": (2, 5), "medium": (3, 9), "hard": (5, 20)}
     lowest: ClassVar[int] = 1
+    highest: ClassVar[int] = 200
 
     @property
     def capacity(self) -> int:

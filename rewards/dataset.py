@@ -15,6 +15,9 @@ FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "cs
 NAMED = 5
 """Bad rows named in one message."""
 
+DEPTH = 100
+"""Lists and objects in one another that a row may have; Python and JSON give up at some hundreds."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,14 +39,24 @@ EXAMPLE_ROW = Row(id="capitals-0", prompt="What is the capital of France?", colu
 def read(source: str, split: str) -> tuple[Row, ...]:
     """Read a data set.
 
-    source: a .jsonl, .json, .parquet or .csv file (all of it, whatever the split), a folder written by
+    source: a .jsonl, .json, .parquet or .csv file (all of it is the split train), a folder written by
         `save_to_disk` or holding data files, or a hub id. `datasets` fetches a hub id's data, unless
         HF_HUB_OFFLINE is set: then it must be in the cache already.
 
+    A row without a column that another one has gets None there.
     Raises TaskError naming the file and the lines or rows that are wrong.
     """
-    path = Path(source).expanduser()
-    if path.suffix == ".jsonl" and path.is_file():
+    try:
+        path = Path(source).expanduser()
+        is_file = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, with a NUL, of an unknown user's home
+        raise TaskError(f"task.dataset: {source} is no name of a file: {error}. Correct it.") from None
+    if is_file and split != "train":
+        raise TaskError(
+            f"task.split: {split} is not allowed: {source} is a single file, all of which is the split train. Leave "
+            "task.split out, or name the file that holds the other split."
+        )
+    if path.suffix == ".jsonl" and is_file:
         records = _lines(path)
     else:
         records = [(f"row {index + 1}", row) for index, row in enumerate(_table(source, path, split))]
@@ -74,24 +87,58 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """A .jsonl file, read here so that every broken line has its number; empty lines are passed over."""
     records: list[tuple[str, dict[str, Any]]] = []
     problems = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:
-                problems.append(f"line {number} is not JSON ({error})")
-                continue
-            if isinstance(row, dict):
-                records.append((f"line {number}", row))
-            else:
-                problems.append(f"line {number} is {json.dumps(row)[:40]}, not an object")
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                row = _object(line, "utf-8-sig" if number == 1 else "utf-8")
+                if isinstance(row, str):
+                    problems.append(f"line {number} {row}")
+                else:
+                    records.append((f"line {number}", row))
+    except OSError as error:
+        raise TaskError(f"task.dataset: {path} cannot be read: {error}. Name a file that you may read.") from None
     if problems:
         raise TaskError(
             f'task.dataset: {path}: {_listed(problems)}. Every line is one object, as {{"prompt": "..."}}.'
         )
     return records
+
+
+def _object(line: bytes, encoding: str) -> dict[str, Any] | str:
+    """The object that a line holds, or what is wrong with the line."""
+    too_deep = f"nests lists or objects too deep; {DEPTH} are allowed"
+    try:
+        row = json.loads(line.decode(encoding))
+    except ValueError as error:
+        return f"is not JSON ({error})"
+    except RecursionError:
+        return too_deep
+    if not isinstance(row, dict):
+        return f"is {json.dumps(row)[:40]}, not an object"
+    if line.count(b"[") + line.count(b"{") > DEPTH and _depth(row) > DEPTH:
+        return too_deep
+    if b"\\u" in line and not _is_unicode(row):
+        return "has half a surrogate pair (\\ud800 to \\udfff), which is no character"
+    return row
+
+
+def _depth(value: object) -> int:
+    """Lists and objects in one another, one level at a time: it may be too deep to go down."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+        depth += 1
+    return depth
+
+
+def _is_unicode(row: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
@@ -112,19 +159,33 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
             table = datasets.load_dataset(FORMATS[path.suffix], data_files={"train": str(path)}, split="train")
         elif (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             table = datasets.load_from_disk(str(path))
-            if isinstance(table, datasets.DatasetDict):
-                if split not in table:
-                    raise ValueError(f'unknown split "{split}"; it has {", ".join(map(str, table))}')
-                table = table[split]
+            splits = table if isinstance(table, datasets.DatasetDict) else {str(table.split or "train"): table}
+            if split not in splits:
+                raise ValueError(f'unknown split "{split}"; it has {", ".join(map(str, splits))}')
+            table = splits[split]
         else:
             table = datasets.load_dataset(source if not path.exists() else str(path), split=split)
+        media = [name for name, kind in table.features.items() if _is_media(kind)]
+        rows: Iterable[dict[str, Any]] = () if media else [*table]
     except Exception as error:
         if "corresponds to no data" in str(error):  # how `datasets` says that a split has no rows
             return ()
         # `datasets` raises what its readers raise: pandas, pyarrow, network errors
         raise TaskError(f"task.dataset: {source} cannot be read: {_cause(error)}. {_remedy(path, split)}") from error
-    rows: Iterable[dict[str, Any]] = table
+    if media:
+        raise TaskError(
+            f"task.dataset: {source}: the column `{media[0]}` holds pictures, sound or other media, and Cohort reads "
+            "text only. Leave the column out."
+        )
     return rows
+
+
+def _is_media(kind: Any) -> bool:
+    """Whether values of a column's type are decoded into other things than text, numbers, lists and objects."""
+    from datasets import Json
+    from datasets.features.features import require_decoding
+
+    return bool(require_decoding(kind)) and not isinstance(kind, Json)
 
 
 def _is_path(source: str, path: Path) -> bool:

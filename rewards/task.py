@@ -106,11 +106,6 @@ def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -
             "task of your own set task.dataset and task.reward."
         )
     low, high = settings.range or TASKS[name].ranges[settings.difficulty]
-    if low < TASKS[name].lowest:
-        raise TaskError(
-            f"task.range: [{low}, {high}] begins too low for {name}, it must begin at {TASKS[name].lowest} or above. "
-            "Raise the first number."
-        )
     task, split = TASKS[name](low, high), _split(settings)
     whole = task.capacity < shares.BLOCK
     if whole and split == "test":

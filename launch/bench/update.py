@@ -129,6 +129,7 @@ def _rank_spec(prepared: Prepared) -> RankSpec:
     return RankSpec(
         rank=0,
         model=prepared.model,
+        revision=prepared.revision,
         dtype=hardware.dtype(config.model.dtype, gpu),
         trust_remote_code=config.model.trust_remote_code,
         gpu=gpu,

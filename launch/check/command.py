@@ -127,6 +127,7 @@ def _cost(prepared: Prepared, forest: Forest) -> UpdateCost:
         config.training.gradient_checkpointing,
         gpu,
         forest,
+        prepared.revision,
     )
 
 

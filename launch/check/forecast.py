@@ -7,11 +7,10 @@ from pathlib import Path
 
 from configs.schema import Config
 from launch.check.look import Look, nodes, thinned
+from launch.memory import ITEM_BYTES, rank_state_bytes
 from trainer.signal.advantages import Lesson, assign
 from trainer.update.forest import Forest, pack
 from trainer.update.probe import UpdateCost
-
-ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
 LOGITS_BYTES = 3 * (64 << 20)
 """The logits of some parents, their softmax, and the gradient: `trainer.update.policy.LOGITS_AT_ONCE` each."""
@@ -122,17 +121,8 @@ def step_tree_tokens(lessons: Sequence[Lesson], config: Config) -> float:
 
 
 def rank_bytes(config: Config, cost: UpdateCost, micro_batch_nodes: float) -> dict[str, float]:
-    """What a DeepSpeed rank holds (ZeRO, arXiv 1910.02054, section 3.1): AdamW has two float32 moments, and master
-    weights where the weights are bfloat16 or the stage splits the optimizer's state."""
-    training = config.training
-    ranks, stage = training.ranks, training.zero_stage
-    count, item = cost.parameters, ITEM_BYTES[cost.dtype]
-    masters = 4 if stage or cost.dtype == "bfloat16" else 0
-    reference = count * item if training.beta else 0
-    return {
-        "weights": count * item / (ranks if stage >= 3 else 1) + reference,
-        "gradients": count * item / (ranks if stage >= 2 else 1),
-        "optimizer": count * (8 + masters) / (ranks if stage >= 1 else 1),
+    """What a DeepSpeed rank holds during an update."""
+    return rank_state_bytes(config.training, cost.parameters, cost.dtype) | {
         "activations": cost.bytes_per_node * micro_batch_nodes + LOGITS_BYTES,
         "libraries": float(LIBRARIES_BYTES["rank"]),
     }

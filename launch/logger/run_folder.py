@@ -263,7 +263,7 @@ def _summary(result: Result, config: Config, restarts: Sequence[str]) -> dict[st
         "seconds": result.seconds,
         "policy_version": result.policy_version,
         "alarms": [asdict(alarm) for alarm in result.alarms],
-        "restarts": list(restarts),
+        "restarts": [{"text": restart} for restart in restarts],
         **_evaluation(result.after),
         "before": _evaluation(result.before),
         "table": [

@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, services
-from ray._raylet import Config as RayConfig
-from ray._raylet import GcsClient
+from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from configs.errors import ConfigError
 from configs.schema import Config
@@ -22,7 +22,8 @@ from launch.errors import RemoteError
 from launch.limited import limited
 from launch.processes import guard
 from launch.processes.address import cluster_address
-from launch.processes.session import MARK, environment, session, unheard
+from launch.processes.guard import MARK
+from launch.processes.session import environment, session, unheard
 
 LOOPBACK = "127.0.0.1"
 
@@ -66,6 +67,7 @@ def _theirs(address: str) -> Iterator[None]:
 def _refuse_silence(address: str) -> None:
     """Raises what tells that no cluster answers there, before `ray.init` tries for minutes."""
     found = services.canonicalize_bootstrap_address(address) if address == "auto" else address
+    assert found is not None
     host, _, port = found.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     if address != "auto":
@@ -173,7 +175,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    node = ray._private.worker._global_node
+    node: Any = ray._private.worker._global_node
     for processes in node.all_processes.values() if node else ():
         for info in processes:
             # They do not hear SIGTERM, and Ray would wait a second for each before it kills it.

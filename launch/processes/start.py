@@ -123,6 +123,7 @@ def _start_ranks(
             RankSpec(
                 rank=index,
                 model=prepared.model,
+                revision=prepared.revision,
                 dtype=hardware.dtype(config.model.dtype, placement.gpu),
                 trust_remote_code=config.model.trust_remote_code,
                 gpu=placement.gpu,

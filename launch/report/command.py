@@ -34,7 +34,7 @@ def report(arguments: Sequence[str]) -> int:
     text = page(runs, charts(with_steps) if with_steps else [])
     try:
         output.write_text(text, encoding="utf-8")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise ConfigError(
             f"--output: {output} cannot be written: {error}. It must be a file in a folder that you may write to. "
             "Choose another."
@@ -61,15 +61,23 @@ def parse_report(words: Sequence[str]) -> tuple[list[Path], Path]:
             folders.append(Path(word))
     if not folders:
         raise ConfigError("Name a run's folder: cohort report runs/comparison")
-    for folder, times in Counter(folder.resolve() for folder in folders).items():
+    for folder, times in Counter(map(_resolved, folders)).items():
         if times > 1:
             raise ConfigError(f"{folder} is named {times} times; each run may be named once. Leave out the others.")
     return folders, output or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
 
 
+def _resolved(folder: Path) -> Path:
+    """A path that no folder can have stays as it is; reading it tells what is wrong."""
+    try:
+        return folder.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return folder
+
+
 def names(folders: Sequence[Path]) -> list[str]:
     """What to call the runs: their folders' names, with as many folders above as it takes to tell them apart."""
-    paths = [folder.resolve().parts for folder in folders]
+    paths = [_resolved(folder).parts for folder in folders]
     length = 1
     while len({path[-length:] for path in paths}) < len(paths):
         length += 1

@@ -96,6 +96,9 @@ def _verdict(run: RunRecord, named: bool) -> str:
     )
     alarms = ending.alarms if ending else ()
     parts += [f'<p class="note"><b>Alarm:</b> {_text(alarm)}</p>' for alarm in alarms]
+    if ending and ending.restarts:
+        lines = "".join(f"<br>{_text(one)}" for one in ending.restarts)
+        parts.append(f'<p class="note"><b>Restarts:</b> {len(ending.restarts)}{lines}</p>')
     parts += [f'<p class="note"><b>Note:</b> {_text(note)}</p>' for note in run.notes]
     if run.config:
         parts.append(f'<p class="setting">{_text(_settings_line(run.config))}</p>')

@@ -1,6 +1,7 @@
 """A run's folder, read back: what `launch.logger.run_folder` wrote, of a run that goes on or was killed too."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Ending:
-    """How the run ended. cause, advice: None for a run that ended well. alarms: one line each."""
+    """How the run ended. cause, advice: None for a run that ended well. alarms, restarts: one line each; restarts are
+    of processes that were replaced."""
 
     target: Target
     verdict: str
@@ -64,6 +66,7 @@ class Ending:
     before: Scores
     after: Scores
     alarms: tuple[str, ...]
+    restarts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,11 @@ EXAMPLE_RUN = RunRecord(
 
 def read_run(path: Path, name: str) -> RunRecord:
     """The run in the folder `path`, to be called `name`. Raises ConfigError: no run, or a line that is broken."""
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
+    try:
+        found, what = path.is_dir(), "is a file" if path.exists() else "does not exist"
+    except (OSError, ValueError) as error:  # a name that is too long, or has a NUL
+        found, what = False, f"is no name of a folder ({error})"
+    if not found:
         raise ConfigError(f"{path} {what}; it must be the folder of a run, for example runs/comparison.")
     metrics_file, summary_file = path / "metrics.jsonl", path / "summary.json"
     if not metrics_file.exists() and not summary_file.exists():
@@ -152,6 +158,9 @@ def read_run(path: Path, name: str) -> RunRecord:
 
 KINDS: Mapping[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
+LARGEST, LARGEST_WHOLE = sys.float_info.max, 2**53
+"""Numbers that a chart can have."""
+
 Row = Mapping[str, Any]
 Value = TypeVar("Value")
 
@@ -160,7 +169,7 @@ def _rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Row]]:
     """Every line of the file with its place. A last line that is being written is noted and left out."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = _read(path).split("\n")
     unfinished = lines.pop()  # what follows the last line break
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
@@ -169,10 +178,19 @@ def _rows(path: Path, notes: list[str]) -> Iterator[tuple[str, Row]]:
         notes.append(f"{path.name}, line {len(lines) + 1}: the line is not finished and was left out.")
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}. It must be the file that the run wrote; correct its permissions."
+        ) from None
+
+
 def _object(where: str, text: str) -> Row:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{where}: this is not JSON: {error}. It must be what the run wrote; restore it, or remove it."
         ) from None
@@ -226,7 +244,7 @@ def _config(path: Path, notes: list[str]) -> Config | None:
 def _summary(path: Path) -> Row | None:
     if not path.exists():
         return None
-    return _object(str(path), path.read_text(encoding="utf-8", errors="replace"))
+    return _object(str(path), _read(path))
 
 
 def _questions(path: Path, summary: Row | None) -> dict[str, str]:
@@ -253,6 +271,7 @@ def _ending(path: Path, summary: Row | None) -> Ending | None:
         before=_scores(where, _typed(where, summary, "before", dict, "an object")),
         after=_scores(where, summary),
         alarms=tuple(_text(where, alarm, "text") for alarm in _list(where, summary, "alarms")),
+        restarts=tuple(_text(where, one, "text") for one in _list(where, {"restarts": [], **summary}, "restarts")),
     )
 
 
@@ -270,21 +289,21 @@ def _number(where: str, row: Row, name: str) -> float:
     value = row.get(name, "missing")
     if value is None:
         return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
         raise _refused(where, name, value, "a number or null")
     return float(value)
 
 
 def _whole(where: str, row: Row, name: str) -> int:
     number = row.get(name, "missing")
-    if isinstance(number, bool) or not isinstance(number, int):
+    if isinstance(number, bool) or not isinstance(number, int) or abs(number) > LARGEST_WHOLE:
         raise _refused(where, name, number, "a whole number")
     return number
 
 
 def _text(where: str, row: Row, name: str) -> str:
     text: str = _typed(where, row, name, str, "text")
-    return text
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
 
 
 def _flag(where: str, row: Row, name: str) -> bool:

@@ -2,6 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from configs.errors import ConfigError
@@ -80,6 +82,32 @@ def test_lists_are_given_by_repeating_the_argument() -> None:
     assert parse(COMPARISON, ["--sampling.stop", "a", "--sampling.stop", "b"]).sampling.stop == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("words", "stop"),
+    [
+        (["\n"], ("\n",)),
+        ([","], (",",)),
+        ([" Answer"], (" Answer",)),
+        (["a, b"], ("a, b",)),
+        (["[a, b]"], ("a", "b")),
+        (['["a, ", "]"]'], ("a, ", "]")),
+        (["[]"], ()),
+        (["a", "[b]"], ("a", "b")),
+        (["010"], ("010",)),
+        (['"a"'], ('"a"',)),
+    ],
+)
+def test_stop_texts_arrive_as_they_are_given(words: list[str], stop: tuple[str, ...]) -> None:
+    arguments = [part for word in words for part in ("--sampling.stop", word)]
+    assert parse(COMPARISON, arguments).sampling.stop == stop
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_any_text_is_a_stop_text_as_it_is(text: str) -> None:
+    assume(text != "null" and not (text.startswith("[") and text.endswith("]")))
+    assert parse(COMPARISON, [f"--sampling.stop={text}"]).sampling.stop == (text,)
+
+
 def test_a_range_is_given_as_two_numbers(tmp_path: Path) -> None:
     recipe = write(tmp_path, "task: {name: arithmetic, range: [5, 20]}\nrun: {max_steps: 2}")
     assert load(recipe).task.range == (5, 20)
@@ -100,6 +128,17 @@ def test_plain_words_are_read_as_yaml_1_2_does(tmp_path: Path) -> None:
     assert (config.training.learning_rate, config.engine.fork) == (2e-5, "off")
 
 
+@pytest.mark.parametrize(("text", "number"), [("010", 10), ("0o10", 8), ("0x10", 16), ("+7", 7)])
+def test_whole_numbers_are_read_as_yaml_1_2_does(text: str, number: int, tmp_path: Path) -> None:
+    recipe = write(tmp_path, f"task: {{name: comparison}}\nrun: {{max_steps: {text}}}")
+    assert load(recipe).run.max_steps == number
+
+
+def test_a_date_is_text(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "task: {name: comparison}\nrun: {max_steps: 2, name: 2024-13-45}")
+    assert load(recipe).run.name == "2024-13-45"
+
+
 def test_a_section_with_everything_commented_out_is_empty(tmp_path: Path) -> None:
     text = "sampling:\n  # top_p: 0.9\ntask: {name: comparison}\nrun: {max_steps: 2}"
     assert load(write(tmp_path, text)).sampling.top_p == 1.0
@@ -114,15 +153,15 @@ def test_a_file_name_that_is_no_folder_name_is_made_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("sampling.num_generations", "a whole number, at least 2"),
+        ("sampling.num_generations", "a whole number, at least 2 and at most 65536"),
         ("sampling.temperature", "a number, at least 0.1 and at most 2.0"),
         ("training.zero_stage", "a whole number, at least 0 and at most 3"),
         ("engine.fork", "one of auto, on, off"),
-        ("engine.threads", "a whole number, at least 1, or null"),
+        ("engine.threads", "a whole number, at least 1 and at most 10000, or null"),
         ("training.scale_rewards", "one of group, batch, none, or null"),
         ("run.save_model", "true or false"),
         ("sampling.stop", "a list of texts"),
-        ("task.range", "two whole numbers, at least 0, as in [0, 99], or null"),
+        ("task.range", "two whole numbers, at least 0 and at most 10^15, as in [0, 99], or null"),
     ],
 )
 def test_what_is_allowed_is_said_in_words(name: str, words: str) -> None:
@@ -189,7 +228,7 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
     "a word for a number": (
         ["--run.max_steps", "many"],
         "run.max_steps: many",
-        "a whole number, at least 1, or null",
+        "a whole number, at least 1 and at most 1000000000, or null",
         "leave it out",
     ),
     "half a step": (["--run.max_steps", "1.5"], "run.max_steps: 1.5", "a whole number", "leave it out"),
@@ -396,6 +435,14 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
 }
 
 
+@pytest.mark.parametrize("value", ["99999999999999999999", "1e300", "true"])
+def test_every_number_has_an_upper_limit(value: str) -> None:
+    names = [name for name, field in settings().items() if "number" in allowed(field)]
+    with pytest.raises(ConfigError) as refused:
+        parse(COMPARISON, [f"--{name}={value}" for name in names])
+    assert {problem.split(":")[0] for problem in refused.value.problems} == {*names}
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_value_is_refused_with_setting_value_rule_and_remedy(case: str) -> None:
     arguments, *parts = REFUSED[case]
@@ -419,6 +466,8 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "sampling: {temprature: 1}",
         "sampling.temprature: there is no such setting. Did you mean sampling.temperature?",
     ),
+    "a key that is no text": ('"\\ud800": {}', r"\ud800: there is no such setting"),
+    "an empty key": ("'': {}", '"": there is no such setting'),
     "unknown section": (
         "smapling: {top_p: 1}",
         "smapling: there is no such setting. Did you mean the section sampling?",
@@ -438,6 +487,36 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "number for a section": ("run: 3", "run: 3 is not allowed; it must be a section with settings below it"),
     "number for a name": ("run: {name: 42}", "run.name: 42 is not allowed; it must be text"),
     "not text": (b"\xff\xfe\x00", "cannot be read"),
+    "a number for a key": ("run: {1: 2}", "recipe.yaml, line 1: 1 is no name of a setting; it must be text"),
+    "a list for a key": ("run:\n  ? [a]\n  : 2", "line 2: a sequence is no name of a setting"),
+    "a control character": ("run: {}\n# \x07", "line 2: this is not YAML: it cannot hold the character U+0007"),
+    "a section of itself": (
+        "run: &r {name: *r}",
+        "line 1, column 6: this is not YAML: a plain value cannot begin with &",
+    ),
+    "a tag": ("run: !!binary aaa", "cannot begin with !"),
+    "thousands of digits": (f"run: {{max_steps: {'9' * 5000}}}", "a number of 5000 digits; 40 are allowed"),
+    "deep brackets": ("[" * 20_000, "line 1, column 21: this is not YAML: lists or sections 20 deep"),
+    "deep dashes": ("- " * 20_000, "lists or sections 20 deep"),
+    "deep sections": ("".join(f"{' ' * deep}a:\n" for deep in range(300)), "lists or sections 20 deep"),
+    "a long file": ("#" * 100_001, "is too large: a configuration file may have 100000 characters"),
+    "NUL in a path": (
+        'run: {directory: "a\\0b"}',
+        "run.directory: a\\u0000b is not allowed; it must be printable text on one line",
+    ),
+    "a path of 300 letters": (
+        f"run: {{directory: /tmp/{'a' * 300}}}",
+        "of at most 4096 bytes and 255 between two slashes",
+    ),
+    "a lone surrogate": ('run: {directory: "\\ud800"}', "run.directory: \\ud800 is not allowed"),
+    "minutes": ("run: {max_steps: 1:30}", "run.max_steps: 1:30 is not allowed; it must be a whole number"),
+    "true for a number": ("run: {max_steps: true}", "run.max_steps: true is not allowed; it must be a whole number"),
+    "true for a bound": (
+        "task: {range: [true, 9]}",
+        "task.range: [true, 9] is not allowed; it must be two whole numbers",
+    ),
+    "an empty stop text": ("sampling: {stop: ['']}", "an empty one would end every completion"),
+    "a line for an escape": ('run: {name: "\\e[2J"}', "run.name: \\u001b[2J is not allowed"),
 }
 
 
@@ -457,5 +536,5 @@ def test_a_missing_file_is_refused_naming_the_nearest() -> None:
 
 
 def test_a_folder_is_no_file() -> None:
-    with pytest.raises(ConfigError, match="is a folder, not a configuration file"):
+    with pytest.raises(ConfigError, match=r"^/\S+ is a folder, not a configuration file"):
         load(COMPARISON.parent)

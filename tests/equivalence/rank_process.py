@@ -71,6 +71,7 @@ def _run(job: Job, rank: int, path: Path) -> Done:
     spec = RankSpec(
         rank=rank,
         model=job.model,
+        revision=None,
         dtype=job.dtype,
         trust_remote_code=False,
         gpu=False,

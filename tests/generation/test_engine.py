@@ -54,6 +54,7 @@ class Pair:
         self.engine = Engine(
             EngineSpec(
                 model=folder,
+                revision=None,
                 dtype="float32",
                 trust_remote_code=False,
                 context_length=CONTEXT,

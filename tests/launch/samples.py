@@ -105,5 +105,5 @@ def written(directory: Path, name: str = "sample", steps: int = 3, finished: boo
     for step in range(1, steps + 1):
         folder.step(metrics(step), groups())
     if finished:
-        folder.summary(result(), its)
+        folder.summary(result(), its, ["While sampling: engine 1 is lost."])
     return folder.path

@@ -4,7 +4,8 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.schema import Config
-from launch.preflight import refuse_misfits
+from launch import preflight
+from launch.preflight import refuse_misfits, refuse_too_large
 from rewards.prompts import Prompt
 
 
@@ -98,3 +99,65 @@ def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         refuse_misfits(given, prompts(200), 100, gpu=False)
     assert len(error.value.problems) == 3
+
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cores and 16 GiB."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(preflight, "machine_bytes", lambda: 16.0 * GIB)
+
+
+def too_large(trains: bool = True, gpu: bool = False, parameters: int = 0, **sections: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as error:
+        refuse_too_large(config(**sections), parameters, gpu, trains)
+    return str(error.value)
+
+
+@pytest.mark.usefixtures("machine")
+def test_more_processes_than_the_cores_can_carry() -> None:
+    message = too_large(engine={"engines": 1000})
+    assert "engine.engines: 1000 and training.ranks: 1 are 1001 processes, and this machine has 2 cores" in message
+    assert "at most 8 can work" in message
+    assert "training.ranks: 64 are 65 processes" in too_large(training={"ranks": 64})
+    refuse_too_large(config(engine={"engines": 4}, training={"ranks": 4}), 0, gpu=False, trains=True)
+    refuse_too_large(config(engine={"engines": 8}, training={"ranks": 64}), 0, gpu=False, trains=False)
+
+
+@pytest.mark.usefixtures("machine")
+def test_more_threads_than_the_cores_can_carry() -> None:
+    message = too_large(engine={"threads": 17}, training={"threads": 17})
+    assert "engine.threads: 17 is too many for this machine's 2 cores; it must be at most 16" in message
+    assert "training.threads: 17" in message
+    assert "training.threads" not in too_large(False, engine={"threads": 17}, training={"threads": 17})
+    refuse_too_large(config(engine={"threads": 16}, training={"threads": 16}), 0, gpu=False, trains=True)
+
+
+@pytest.mark.usefixtures("machine")
+def test_more_keys_and_values_than_memory() -> None:
+    message = too_large(engine={"kv_cache_gib": 9, "engines": 2})
+    assert "each of 2 engines holds 9 GiB of keys and values (engine.kv_cache_gib)" in message
+    assert "18.0 GiB in all, and this machine has 16.0" in message
+    refuse_too_large(config(engine={"kv_cache_gib": 9, "engines": 2}), 0, gpu=True, trains=True)
+    refuse_too_large(config(engine={"kv_cache_gib": 8, "engines": 2}), 0, gpu=False, trains=True)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("stage", "need"), [(0, 33.0), (1, 25.0), (2, 21.0), (3, 17.0)])
+def test_what_ranks_hold_follows_from_the_zero_stage(stage: int, need: float) -> None:
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"dtype": "float32"},
+        "training": {"ranks": 2, "zero_stage": stage},
+    }
+    if stage:  # one more copy of all weights: the masters, which ranks share
+        need += 4.0
+    message = too_large(True, False, GIB, engine={"kv_cache_gib": 1}, **sections)
+    assert (
+        f"each of 2 ranks 4.0 GiB of weights, {'2.0' if stage > 1 else '4.0'} GiB of gradients" in message
+        or stage == 3
+    )
+    assert f"{need + 4:.1f} GiB in all" in message
+    refuse_too_large(config(engine={"kv_cache_gib": 1}, **sections), GIB, gpu=False, trains=False)

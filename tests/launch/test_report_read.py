@@ -41,6 +41,7 @@ def test_everything_that_a_run_writes_is_read(tmp_path: Path) -> None:
     assert ending.before == Scores(0.0625, 0.5, 0, 4)
     assert ending.after == Scores(1.0, 1.0, 4, 4)
     assert ending.alarms == ("logprob_gap is 0.3.",)
+    assert ending.restarts == ("While sampling: engine 1 is lost.",)
     assert run.questions["comparison-47-12"] == "Is 47 greater than 12? Answer Yes or No."
 
 
@@ -82,6 +83,14 @@ def test_a_line_that_is_being_written_is_left_out_and_noted(tmp_path: Path, file
         ("7", r"metrics\.jsonl, line 2: 7 is not allowed; it must be a JSON object"),
         ('{"step": "four"}', r'metrics\.jsonl, line 2: step is "four"; it must be a whole number'),
         ('{"reward_mean": 1.0}', r'metrics\.jsonl, line 2: step is "missing"'),
+        (
+            f'{{"step": 4, "loss": {"9" * 400}}}',
+            r"metrics\.jsonl, line 2: loss is 9+\.\.\.; it must be a number or null",
+        ),
+        (f'{{"step": {"9" * 400}}}', r"metrics\.jsonl, line 2: step is 9+\.\.\.; it must be a whole number"),
+        (f'{{"step": {"9" * 5000}}}', r"metrics\.jsonl, line 2: this is not JSON"),
+        ('{"step": 4, "loss": 1e999}', r"metrics\.jsonl, line 2: loss is Infinity; it must be a number or null"),
+        ("[" * 100_000, r"metrics\.jsonl, line 2: this is not JSON"),
         ('{"step": 4, "loss": [1]}', r"metrics\.jsonl, line 2: loss is \[1\]; it must be a number or null"),
     ],
 )
@@ -144,6 +153,23 @@ def test_a_run_that_ended_before_its_first_step_is_a_run(tmp_path: Path) -> None
     run = read_run(folder.path, "at once")
     assert run.steps == 0
     assert run.ending is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["run: {1: 2}", "[" * 20_000, "run: &r {name: *r}", "\x01", "run: {max_steps: 1e5000}"]
+)
+def test_a_configuration_that_cannot_be_read_is_noted(text: str, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    (path / "config.yaml").write_text(text)
+    run = read_run(path, "odd")
+    assert run.config is None and "config.yaml cannot be read" in run.notes[0]
+
+
+def test_half_a_surrogate_pair_can_be_shown(tmp_path: Path) -> None:
+    path = written(tmp_path, steps=1)
+    first = json.loads((path / "groups.jsonl").read_text().splitlines()[0])
+    (path / "groups.jsonl").write_text(json.dumps(first | {"prompt_id": "a\ud800"}) + "\n")
+    assert [*read_run(path, "odd").rollouts] == ["a?"]
 
 
 def test_a_configuration_of_another_version_is_noted(tmp_path: Path) -> None:

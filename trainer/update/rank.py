@@ -23,8 +23,8 @@ class UpdateError(RuntimeError):
 class RankSpec:
     """What a rank's process needs to know.
 
-    model: a folder or hub id. rendezvous: where the ranks meet (`trainer.update.rendezvous`); one alone does not look
-    at it. master_address: of rank 0's machine.
+    model: a folder or hub id. revision: of a hub id, the commit. rendezvous: where the ranks meet
+    (`trainer.update.rendezvous`); one alone does not look at it. master_address: of rank 0's machine.
     max_completion_length: tokens; Dr. GRPO divides by it.
     max_steps: updates that a decaying learning-rate schedule spans; None without one.
     timeout: seconds that a collective may take.
@@ -32,6 +32,7 @@ class RankSpec:
 
     rank: int
     model: str
+    revision: str | None
     dtype: str
     trust_remote_code: bool
     gpu: bool
@@ -106,7 +107,7 @@ class Rank:
         self._device = torch.device("cuda" if spec.gpu else "cpu")
 
         def load() -> Policy:
-            model = load_policy_model(spec.model, spec.dtype, spec.trust_remote_code)
+            model = load_policy_model(spec.model, spec.dtype, spec.trust_remote_code, spec.revision)
             return Policy(model, spec.training.gradient_checkpointing)
 
         updates = None if spec.max_steps is None else spec.max_steps * spec.training.num_iterations
@@ -258,7 +259,7 @@ class Rank:
         optimizer_state.save(self._engine, Path(folder), writes)
         if writes:  # last: the other ranks wait for nothing that could fail here
             self._engine.module.model.save_pretrained(model, state_dict=weights)
-            load_tokenizer(self._spec.model, self._spec.trust_remote_code).save_pretrained(model)
+            load_tokenizer(self._spec.model, self._spec.trust_remote_code, self._spec.revision).save_pretrained(model)
 
     def load(self, folder: str, policy_version: int) -> None:
         """What `save` wrote, whatever the number of ranks then; this rank has made no update yet."""

@@ -36,7 +36,7 @@ def store(rendezvous: str, rank: int, ranks: int, timeout: timedelta) -> Any:
 
     timeout: how long ranks wait for each other.
     """
-    from torch.distributed import FileStore, HashStore, TCPStore
+    from torch.distributed import FileStore, HashStore, TCPStore  # type: ignore[attr-defined]
 
     opened = _opened.pop(rendezvous, None)
     if ranks == 1:

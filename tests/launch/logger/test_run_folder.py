@@ -1,5 +1,7 @@
 import json
 import math
+import shutil
+import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.loading import load
+from launch.errors import FolderError
 from launch.logger.run_folder import MOST_FREQUENT, RunFolder
 from tests.launch import samples
 from trainer.diagnosis.sentences import EXAMPLE_DIAGNOSIS
@@ -147,3 +150,116 @@ def test_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
     with pytest.raises(ConfigError, match=r"runs cannot hold the run's folder: .*File exists"):
         folder_in(tmp_path / "runs")
+
+
+def test_a_full_disk_is_waited_for_and_no_line_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    folder = replace(folder_in(tmp_path), tell=told.append)
+    folder.step(samples.metrics(1), samples.groups())
+    before = folder.sizes
+    real, left = Path.open, [3]
+
+    def full(self: Path, *arguments: Any, **options: Any) -> Any:
+        file = real(self, *arguments, **options)
+        if self.name == "metrics.jsonl" and left[0]:
+            left[0] -= 1
+            file.write('{"step": 2, "torn')
+            file.close()
+            raise OSError(28, "No space left on device")
+        return file
+
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        assert folder.sizes == before
+        slept.append(seconds)
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(time, "sleep", sleep)
+    folder.step(samples.metrics(2), samples.groups())
+    assert [row["step"] for row in rows(folder.path / "metrics.jsonl")] == [1, 2]
+    assert [row["step"] for row in rows(folder.path / "groups.jsonl")] == [1, 1, 2, 2]
+    assert len(slept) == 3
+    assert told == [
+        f"{folder.path} cannot be written: [Errno 28] No space left on device. It is tried again for 60 seconds."
+    ]
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_in(tmp_path)
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now[0])
+        patch.setattr(time, "sleep", sleep)
+        patch.setattr(Path, "open", full)
+        with pytest.raises(
+            FolderError, match=r"could not be written for 60 seconds: .* go on with `cohort train --res"
+        ):
+            folder.step(samples.metrics(1), samples.groups())
+    assert now[0] == 60
+    folder.catch_up()  # a checkpoint that can be written after all has the step
+    assert len(rows(folder.path / "metrics.jsonl")) == 1
+
+
+def test_going_on_forgets_later_steps(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    folder.step(samples.metrics(1), samples.groups())
+    sizes = folder.sizes
+    folder.step(samples.metrics(2), samples.groups())
+    folder.summary(samples.result(), samples.config())
+    folder.go_on(samples.config(run={"max_steps": 77}), sizes)
+    assert [row["step"] for row in rows(folder.path / "metrics.jsonl")] == [1]
+    assert folder.sizes == sizes
+    assert not (folder.path / "summary.json").exists()
+    assert load(folder.path / "config.yaml").run.max_steps == 77
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl is shorter than it was"):
+        folder.go_on(samples.config(), {"metrics.jsonl": 10**6})
+    folder.go_on(samples.config(), {})
+    assert set(folder.sizes.values()) == {0}
+
+
+def test_the_folder_of_a_name_is_found_again_and_a_strange_one_is_left_alone(tmp_path: Path) -> None:
+    settings = samples.config(run={"directory": str(tmp_path / "runs"), "name": "job", "resume": "auto"})
+    folder = RunFolder.named(settings)
+    folder.go_on(settings, {})
+    assert RunFolder.named(settings).path == folder.path
+    strange = samples.config(run={"directory": str(tmp_path), "name": "mine"})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("...")
+    with pytest.raises(ConfigError, match="is no run's folder"):
+        RunFolder.named(strange)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    with (
+        folder.locked(),
+        pytest.raises(ConfigError, match="another process is running this run"),
+        folder.locked(),
+    ):
+        pytest.fail("two at once")
+    with folder.locked():
+        pass
+
+
+def test_a_model_is_taken_whole(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    for content in ("one", "two"):
+        made = tmp_path / content / "model"
+        (made / "deeper").mkdir(parents=True)
+        (made / "config.json").write_text(content)
+        folder.take_model(made)
+        assert (folder.model_path / "config.json").read_text() == content
+        assert (folder.model_path / "deeper").is_dir()
+        shutil.rmtree(made)
+        assert (folder.model_path / "config.json").read_text() == content
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml", "model"]

@@ -24,7 +24,8 @@ from tests.end_to_end.runs import MARK, processes
 from tests.launch import samples
 
 with connected(samples.config()):
-    (pid,) = [pid for pid, line in processes(os.environ[MARK]).items() if sys.argv[1] in line]
+    ours = processes(os.environ[MARK])
+    (pid,) = [pid for pid, line in ours.items() if sys.argv[1] in line and pid != os.getpid()]
     environment = open(f"/proc/{pid}/environ").read().split("\\0")
     print(*[entry.partition("=")[2] for entry in environment if entry.startswith(SESSION)])
     os.kill(pid, int(sys.argv[2]))

@@ -13,7 +13,8 @@ import pytest
 
 from configs.errors import ConfigError
 from launch.processes import guard
-from launch.processes.session import MARK, SIGNALS, environment, session, unheard
+from launch.processes.guard import MARK
+from launch.processes.session import SIGNALS, environment, session, unheard
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,7 +22,8 @@ SLEEP = [sys.executable, "-c", "import time; print(flush=True); time.sleep(100)"
 
 OWNER = """
 import os, signal, subprocess, sys, time
-from launch.processes.session import MARK, environment, session
+from launch.processes.guard import MARK
+from launch.processes.session import environment, session
 
 with session() as folder:
     with environment({MARK: str(folder)}):
@@ -77,8 +79,7 @@ def test_nothing_outlives_an_owner_that_is_killed(stopped: bool) -> None:
     if stopped:
         for pid in marked(folder):
             os.kill(pid, signal.SIGSTOP)
-    # To all of its group, as a terminal does: the guard is not in it, and would not hear it.
-    os.killpg(owner.pid, signal.SIGHUP)
+    os.killpg(owner.pid, signal.SIGKILL)  # the guard is not in its group
     owner.wait(10)
     until(lambda: not marked(folder) and not folder.exists())
 
