@@ -143,16 +143,8 @@ class _LongRun:
 
     def compare(self, undisturbed: Places) -> None:
         """Raises Wrong: what it has logged is not what the undisturbed run logged."""
-        for name, mine, others in (
-            ("metrics.jsonl", self.places.metrics(), undisturbed.metrics()),
-            ("groups.jsonl", self.places.groups(), undisturbed.groups()),
-        ):
-            for number, (row, other) in enumerate(zip(mine, others, strict=False)):
-                if row != other:
-                    keys = [key for key in {**row, **other} if row.get(key) != other.get(key)]
-                    raise Wrong(f"line {number + 1} of {name} is not as without faults: {', '.join(keys)}")
-            if len(mine) > len(others):
-                raise Wrong(f"{name} has {len(mine)} lines, without faults {len(others)}")
+        if problem := different(self.places, undisturbed):
+            raise Wrong(problem)
 
     def begin_anew(self) -> None:
         """With the first step, in an empty folder."""
@@ -258,6 +250,21 @@ class _LongRun:
     def _tail(self) -> str:
         lines = [*self._last_lines, *(self._command.lines if self._command else ())]
         return "\n".join(f"    {at:.1f} {text}" for at, text in lines[-TAIL:])
+
+
+def different(mine: Places, undisturbed: Places) -> str:
+    """How what was logged is not the beginning of what the undisturbed run logged; empty if it is."""
+    for name, rows, others in (
+        ("metrics.jsonl", mine.metrics(), undisturbed.metrics()),
+        ("groups.jsonl", mine.groups(), undisturbed.groups()),
+    ):
+        for number, (row, other) in enumerate(zip(rows, others, strict=False), 1):
+            if row != other:
+                keys = [key for key in {**row, **other} if row.get(key) != other.get(key)]
+                return f"line {number} of {name} is not as without faults: {', '.join(keys)}"
+        if len(rows) > len(others):
+            return f"{name} has {len(rows)} lines, without faults {len(others)}"
+    return ""
 
 
 @contextmanager
