@@ -35,7 +35,11 @@ ifeq ($(HARDWARE)$(UV_FIND_LINKS),cpu)
 TORCH := --torch-backend cpu
 endif
 
-.PHONY: help setup demo test check format clean
+# Of `make chaos`: how many faults, and which (any, if it is empty).
+N ?= 20
+SEED ?=
+
+.PHONY: help setup demo test chaos check format clean
 
 help: ## list the targets
 	@echo "Cohort: GRPO with large groups. Targets:"
@@ -64,6 +68,11 @@ test: export OMP_NUM_THREADS := 1
 test: .venv/.installed ## run all tests
 	@echo "==> Running the tests"
 	$(BIN)/python -m pytest
+
+chaos: export OMP_NUM_THREADS := 1
+chaos: .venv/.installed ## break a run at random, and see it end as if nothing had happened: make chaos N=100 SEED=1
+	@echo "==> Breaking a run $(N) times"
+	$(BIN)/python -m tests.chaos --faults $(N) $(SEED:%=--seed %)
 
 check: .venv/.installed ## formatter, linter, types and import directions, changing nothing
 	@echo "==> Format"

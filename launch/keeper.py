@@ -90,6 +90,7 @@ class Keeper:
 
     def _write(self, state: RunState) -> None:
         self._folder.catch_up()
+        self._folder.to_disk()
         version = state.policy_version
         written = checkpoint.write(
             self._folder.checkpoints_path, self._belongs(state), lambda path: self._ranks.save(path, version)

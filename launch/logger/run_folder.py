@@ -137,6 +137,12 @@ class RunFolder:
             self._append(self.pending[0])
             del self.pending[0]
 
+    def to_disk(self) -> None:
+        """Returns when the lines of all steps are on the disk: a checkpoint counts on them. Raises OSError."""
+        for path in filter(Path.exists, (self.path / name for name in GROWING)):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def summary(self, result: Result, config: Config, restarts: Sequence[str] = ()) -> None:
         """Write summary.json, whole or not at all. Raises FolderError."""
         text = _json(_summary(result, config, restarts), indent=2) + "\n"

@@ -1,5 +1,6 @@
 """When checkpoints are written, and what becomes of failures."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,6 +103,19 @@ def test_a_better_evaluation_is_kept_at_once_but_not_all_the_time(setting: Setti
     assert setting.steps == [3]
     keeper.at_end(at(7))
     assert setting.steps == [3, 7]
+
+
+def test_the_lines_that_it_counts_on_are_on_the_disk_before_it(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    lines = [setting.folder.path / name for name in ("groups.jsonl", "metrics.jsonl")]
+    for path in lines:
+        path.write_text("{}\n")
+    setting.keeper(checkpoint_steps=1).between_steps(at(1))
+    assert synced[:2] == lines
+    assert setting.steps == [1]
 
 
 def test_one_that_fails_is_told_and_tried_again(setting: Setting) -> None:

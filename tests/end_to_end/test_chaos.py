@@ -1,0 +1,25 @@
+"""A few of the faults of `make chaos`, one of each important sort."""
+
+import pytest
+
+from tests.chaos.campaign import campaign
+from tests.chaos.faults import KINDS, Fault
+
+CHOSEN = (
+    ("SIGKILL, engine", "syncing"),
+    ("SIGSTOP, rank", "updating"),
+    ("SIGKILL, raylet", "sampling"),
+    ("full disk for 5 s", "saving"),
+    ("frozen reward function", "scoring"),
+    ("SIGTERM, process group", "logging"),
+)
+
+
+@pytest.mark.end_to_end
+@pytest.mark.timeout(600)
+def test_a_run_that_is_broken_again_and_again_ends_as_if_nothing_had_happened() -> None:
+    kinds = {kind.name: kind for kind in KINDS}
+    faults = [Fault(number, kinds[name], phase, 0.05, 0.5) for number, (name, phase) in enumerate(CHOSEN)]
+    verdict = campaign(faults, print)
+    assert verdict.problem == ""
+    assert [outcome.problem for outcome in verdict.outcomes] == [""] * len(faults)
