@@ -13,7 +13,7 @@ from launch import checkpoint
 from tests.end_to_end.kept import ALIKE, Kept
 from tests.end_to_end.runs import cohort, rows, write_config
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 
 def steps(folder: Path) -> list[list[dict[str, Any]]]:
@@ -47,7 +47,7 @@ def test_a_rescue_goes_on_half_way_up_its_ladder(tmp_path: Path, kept: Kept, mod
     whole, parts = tmp_path / "runs" / "whole", tmp_path / "runs" / "parts"
     (latest,) = checkpoint.paths(parts / "checkpoints")
     rungs = checkpoint.read(latest).record.state.curriculum.rungs
-    assert 0 < rungs.max()
+    assert rungs.max() > 0
     assert steps(parts)[0] == steps(whole)[0][:5]
 
     resumed = ("train", "--resume", str(parts))
@@ -70,8 +70,8 @@ def test_a_rescue_goes_on_half_way_up_its_ladder(tmp_path: Path, kept: Kept, mod
 
 
 def test_a_run_that_is_killed_goes_on_by_itself(tmp_path: Path, model: str) -> None:
-    """Two ranks, ZeRO stage 2, a falling learning rate; SIGTERM first, which writes a checkpoint, and then SIGKILL, which
-    leaves the one before."""
+    """Two ranks, ZeRO stage 2, a falling learning rate; SIGTERM first, which writes a checkpoint, and then SIGKILL,
+    which leaves the one before."""
     config_path = write_config(
         tmp_path / "job.yaml",
         model,
@@ -87,7 +87,7 @@ def test_a_run_that_is_killed_goes_on_by_itself(tmp_path: Path, model: str) -> N
 
     def killed_at(step: int, number: int) -> tuple[int, str, str]:
         with cohort("train", config_path, cwd=tmp_path) as run:
-            deadline = time.monotonic() + 200
+            deadline = time.monotonic() + 300
             while time.monotonic() < deadline and (
                 not (parts / "metrics.jsonl").exists() or len(rows(parts / "metrics.jsonl")) < step
             ):
@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_goes_on_by_itself(tmp_path: Path, model: str) -> N
             os.killpg(run.process.pid, number)
             ended = run.finish(60)
             assert run.left_behind() == []
-            return ended
+        return ended
 
     status, out, err = killed_at(6, signal.SIGTERM)
     assert status == 5, out + err
