@@ -94,7 +94,7 @@ def test_a_run_that_is_killed_goes_on_by_itself(tmp_path: Path, model: str) -> N
                 assert run.process.poll() is None, "\n".join(map(str, run.finish()))
                 time.sleep(0.02)
             os.killpg(run.process.pid, number)
-            ended = run.finish(60)
+            ended: tuple[int, str, str] = run.finish(60)
             assert run.left_behind() == []
         return ended
 
