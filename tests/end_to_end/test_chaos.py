@@ -8,10 +8,9 @@ from tests.chaos.faults import KINDS, Fault
 CHOSEN = (
     ("SIGKILL, engine", "syncing"),
     ("SIGSTOP, rank", "updating"),
-    ("SIGKILL, raylet", "sampling"),
     ("full disk for 5 s", "saving"),
-    ("frozen reward function", "scoring"),
     ("SIGTERM, process group", "logging"),
+    ("SIGKILL, raylet", "sampling"),
 )
 
 
