@@ -1,4 +1,4 @@
-"""A process of a run dies once too often: the run ends with its name, keeps what it had, and leaves nothing behind."""
+"""A process of a run dies once too often: the run ends with its name, keeps what it had, and leaves nothing."""
 
 import os
 import signal
