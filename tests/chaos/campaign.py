@@ -304,8 +304,12 @@ def _config(places: Places, model: str, steps: int) -> str:
         sampling={"num_generations": 16},
         engine={"engines": 2},
         training={
-            "ranks": 2, "zero_stage": 2, "learning_rate": 1e-4, "lr_scheduler_type": "cosine",
-            "num_iterations": 2, "beta": 0.05,
+            "ranks": 2,
+            "zero_stage": 2,
+            "learning_rate": 1e-4,
+            "lr_scheduler_type": "cosine",
+            "num_iterations": 2,
+            "beta": 0.05,
         },
         signal={"stop_without_signal": False},
         run={
