@@ -7,16 +7,17 @@ from tests.chaos.faults import KINDS, Fault
 
 CHOSEN = (
     ("SIGKILL, engine", "syncing"),
-    ("SIGSTOP, rank", "updating"),
-    ("SIGKILL, raylet", "sampling"),
     ("full disk for 5 s", "saving"),
-    ("frozen reward function", "scoring"),
-    ("SIGTERM, process group", "logging"),
+    ("SIGTERM, reward worker", "scoring"),
+    ("SIGSTOP, rank", "updating"),
+    ("failing tracker", "logging"),
+    ("damaged checkpoint, then SIGKILL, driver", "sampling"),
 )
+"""Only with two of them everything starts again, which takes most of the time."""
 
 
 @pytest.mark.end_to_end
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_that_is_broken_again_and_again_ends_as_if_nothing_had_happened() -> None:
     kinds = {kind.name: kind for kind in KINDS}
     faults = [Fault(number, kinds[name], phase, 0.05, 0.5) for number, (name, phase) in enumerate(CHOSEN)]
