@@ -303,7 +303,7 @@ def _whole(where: str, row: Row, name: str) -> int:
 
 def _text(where: str, row: Row, name: str) -> str:
     text: str = _typed(where, row, name, str, "text")
-    return text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a pair cannot be written
 
 
 def _flag(where: str, row: Row, name: str) -> bool:

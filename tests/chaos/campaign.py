@@ -303,7 +303,14 @@ def _config(places: Places, model: str, steps: int) -> str:
         task={"dataset": str(data), "reward": f"{places.reward}:reward", "reward_timeout": 3},
         sampling={"num_generations": 16},
         engine={"engines": 2},
-        training={"ranks": 2, "zero_stage": 2, "learning_rate": 1e-4},
+        training={
+            "ranks": 2,
+            "zero_stage": 2,
+            "learning_rate": 1e-4,
+            "lr_scheduler_type": "cosine",
+            "num_iterations": 2,
+            "beta": 0.05,
+        },
         signal={"stop_without_signal": False},
         run={
             "name": "chaos",

@@ -16,7 +16,7 @@ from launch.processes.guard import MARK
 from tests.end_to_end.listeners import answer, listeners
 from tests.end_to_end.runs import Run, cohort, processes, rows, write_config
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
 
 
 def recipe(tmp_path: Path, model: str, processes: int) -> str:

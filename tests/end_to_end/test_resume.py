@@ -1,9 +1,6 @@
 """A run that goes on is the run that was never interrupted: to the bit, seconds aside."""
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +8,9 @@ import pytest
 
 from launch import checkpoint
 from tests.end_to_end.kept import ALIKE, Kept
-from tests.end_to_end.runs import cohort, rows, write_config
+from tests.end_to_end.runs import rows, write_config
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 
 def steps(folder: Path) -> list[list[dict[str, Any]]]:
@@ -47,7 +44,7 @@ def test_a_rescue_goes_on_half_way_up_its_ladder(tmp_path: Path, kept: Kept, mod
     whole, parts = tmp_path / "runs" / "whole", tmp_path / "runs" / "parts"
     (latest,) = checkpoint.paths(parts / "checkpoints")
     rungs = checkpoint.read(latest).record.state.curriculum.rungs
-    assert 0 < rungs.max()
+    assert rungs.max() > 0
     assert steps(parts)[0] == steps(whole)[0][:5]
 
     resumed = ("train", "--resume", str(parts))
@@ -67,52 +64,3 @@ def test_a_rescue_goes_on_half_way_up_its_ladder(tmp_path: Path, kept: Kept, mod
     sampled = json.loads((parts / "summary.json").read_text())["reward_sampled"]
     assert "reward_sampled" in out
     assert sampled > -1
-
-
-def test_a_run_that_is_killed_goes_on_by_itself(tmp_path: Path, model: str) -> None:
-    """Two ranks, ZeRO stage 2, a falling learning rate; SIGTERM first, which writes a checkpoint, and then SIGKILL, which
-    leaves the one before."""
-    config_path = write_config(
-        tmp_path / "job.yaml",
-        model,
-        task={"name": "comparison", "size": 6},
-        training={"ranks": 2, "zero_stage": 2, "lr_scheduler_type": "cosine"},
-        signal={"stop_without_signal": False},
-        run={"max_steps": 30, "checkpoint_steps": 4, "resume": "auto"},
-    )
-    whole, parts = tmp_path / "runs" / "whole", tmp_path / "runs" / "job"
-    with cohort("train", config_path, "--run.name", "whole", "--run.resume", "never", cwd=tmp_path) as run:
-        status, out, err = run.finish()
-        assert status == 0, out + err
-
-    def killed_at(step: int, number: int) -> tuple[int, str, str]:
-        with cohort("train", config_path, cwd=tmp_path) as run:
-            deadline = time.monotonic() + 200
-            while time.monotonic() < deadline and (
-                not (parts / "metrics.jsonl").exists() or len(rows(parts / "metrics.jsonl")) < step
-            ):
-                assert run.process.poll() is None, "\n".join(map(str, run.finish()))
-                time.sleep(0.02)
-            os.killpg(run.process.pid, number)
-            ended = run.finish(60)
-            assert run.left_behind() == []
-            return ended
-
-    status, out, err = killed_at(6, signal.SIGTERM)
-    assert status == 5, out + err
-    assert f"Go on with: cohort train --resume {tmp_path}/runs/job" in out
-    done = len(rows(parts / "metrics.jsonl"))
-    assert 6 <= done < 30
-    assert int(checkpoint.paths(parts / "checkpoints")[-1].name[5:]) == done
-
-    status, out, err = killed_at(done + 6, signal.SIGKILL)
-    assert status == -signal.SIGKILL
-    assert int(checkpoint.paths(parts / "checkpoints")[-1].name[5:]) > done
-
-    with cohort("train", config_path, cwd=tmp_path) as run:
-        status, out, err = run.finish()
-        assert status == 0, out + err
-        assert run.left_behind() == []
-    assert steps(parts) == steps(whole)
-    assert weights(parts) == weights(whole)
-    assert len(checkpoint.paths(parts / "checkpoints")) <= 3

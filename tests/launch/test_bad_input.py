@@ -140,7 +140,7 @@ def refused(
     def start(*_: object) -> None:
         raise AssertionError("engines and ranks were started")
 
-    monkeypatch.setattr(train, "engines_and_ranks", start)
+    monkeypatch.setattr(train, "connected", start)
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

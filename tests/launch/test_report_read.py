@@ -169,7 +169,7 @@ def test_half_a_surrogate_pair_can_be_shown(tmp_path: Path) -> None:
     path = written(tmp_path, steps=1)
     first = json.loads((path / "groups.jsonl").read_text().splitlines()[0])
     (path / "groups.jsonl").write_text(json.dumps(first | {"prompt_id": "a\ud800"}) + "\n")
-    assert [*read_run(path, "odd").rollouts] == ["a?"]
+    assert [*read_run(path, "odd").rollouts] == ["a�"]
 
 
 def test_a_configuration_of_another_version_is_noted(tmp_path: Path) -> None:

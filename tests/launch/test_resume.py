@@ -150,7 +150,12 @@ def test_settings_after_resume_win_over_the_folders(tmp_path: Path, monkeypatch:
     recipe = tmp_path / "config.yaml"
     recipe.write_text("task: {name: comparison}\nrun: {max_steps: 3}\n")
     asked: list[tuple[Config, Path | None]] = []
-    monkeypatch.setattr("launch.train.train", lambda settings, folder: asked.append((settings, folder)) or 0)
+
+    def train(settings: Config, folder: Path | None) -> int:
+        asked.append((settings, folder))
+        return 0
+
+    monkeypatch.setattr("launch.train.train", train)
     assert main(["train", "--resume", str(tmp_path), "--run.max_steps", "9"]) == 0
     assert main(["train", str(recipe), "--run.max_steps=7", f"--resume={tmp_path}"]) == 0
     assert main(["train", str(recipe)]) == 0
