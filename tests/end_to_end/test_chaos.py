@@ -15,7 +15,7 @@ CHOSEN = (
 
 
 @pytest.mark.end_to_end
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_that_is_broken_again_and_again_ends_as_if_nothing_had_happened() -> None:
     kinds = {kind.name: kind for kind in KINDS}
     faults = [Fault(number, kinds[name], phase, 0.05, 0.5) for number, (name, phase) in enumerate(CHOSEN)]
