@@ -32,14 +32,13 @@ SHAPES_LEARNING_RATE = ("linear", "cosine")
 LIBRARIES = ("torch", "vllm", "deepspeed", "transformers", "ray")
 
 
-def refuse_another_run(checkpoint: Checkpoint, prepared: Prepared) -> Iterator[str]:
+def refuse_another_run(checkpoint: Checkpoint, config: Config, now: Mapping[str, str]) -> Iterator[str]:
     """What may make a difference, and is no reason to refuse: sentences.
 
-    Raises ConfigError: the configuration, the data or the model is not the checkpoint's.
+    now: the identity. Raises ConfigError: the configuration, the data or the model is not the checkpoint's.
     """
-    then, now = checkpoint.record.identity, identity(prepared)
-    before = json.loads(checkpoint.record.config)
-    if problems := [*_other_settings(before, prepared.config), *_other_input(then, now)]:
+    then, before = checkpoint.record.identity, json.loads(checkpoint.record.config)
+    if problems := [*_other_settings(before, config), *_other_input(then, now)]:
         raise ConfigError(*problems)
     return _differences(then, now)
 

@@ -79,11 +79,12 @@ class _Training:
         self._folder = folder
         self._display = display
         self._interruption = Interruption()
+        self._identity = resume.identity(prepared)
 
     def run(self, begin: Checkpoint | None) -> int:
         """The exit status."""
         if begin:
-            for difference in resume.refuse_another_run(begin, self._prepared):
+            for difference in resume.refuse_another_run(begin, self._config, self._identity):
                 self._display.alarm(difference)
         earlier = begin.record.restarts if begin else ()
         self._restarts = Restarts(self._config.run.max_restarts, self._display.alarm, earlier)
@@ -159,7 +160,7 @@ class _Training:
             state,
             evaluated(state),
             resume.settings_json(self._config),
-            resume.identity(self._prepared),
+            self._identity,
             self._folder.sizes,
             self._restarts.all,
         )

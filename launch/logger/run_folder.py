@@ -122,6 +122,8 @@ class RunFolder:
                 )
             if _size(path) > size:
                 os.truncate(path, size)
+        if not sizes:
+            shutil.rmtree(self.tensorboard_path, ignore_errors=True)
         _replace(self.path / "config.yaml", dump(config))
         (self.path / "summary.json").unlink(missing_ok=True)
 

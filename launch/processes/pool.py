@@ -39,7 +39,7 @@ class Ranks:
             for (name, actor), forests in zip(self.actors.items(), batch.forests, strict=True)
         }
         timeout = self._config.cluster.update_timeout
-        reports = wait(calls, "updating", timeout, "cluster.update_timeout", watch=self._watch, interruptible=False)
+        reports = wait(calls, "updating", timeout, "cluster.update_timeout", watch=self._watch, ranks_only=True)
         return together(list(reports.values()))
 
     def send(self, engines: Mapping[str, Any], policy_version: int) -> None:
@@ -58,7 +58,7 @@ class Ranks:
         those of `policy_version`."""
         calls = {name: actor.save.remote(folder, policy_version) for name, actor in self.actors.items()}
         timeout = self._config.cluster.update_timeout
-        wait(calls, "saving", timeout, "cluster.update_timeout", watch=self._watch, interruptible=False)
+        wait(calls, "saving", timeout, "cluster.update_timeout", watch=self._watch, ranks_only=True)
 
     def _connect(self, engines: Mapping[str, Any], phase: str) -> None:
         self._connected = {}

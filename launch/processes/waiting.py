@@ -24,14 +24,14 @@ def wait(
     setting: str,
     since: float | None = None,
     watch: Watch | None = None,
-    interruptible: bool = True,
+    ranks_only: bool = False,
 ) -> dict[str, Any]:
     """The results of remote calls, by the name of the process each was made to.
 
     calls: name ("rank 0", "engine 1") -> Ray's reference. timeout: seconds for all together. setting: that
     configures the timeout. since: `time.monotonic()` from which on it counts, if not from now. watch: looks after all
-    processes meanwhile. interruptible: whether it may raise Interrupted. The first failure ends the wait, also when
-    the others would wait for it for ever.
+    processes meanwhile. ranks_only: see `Watch.look`. The first failure ends the wait, also when the others would
+    wait for it for ever.
 
     Raises RemoteError: ProcessLost or ProcessFailed where it is known of which process.
     """
@@ -50,7 +50,7 @@ def wait(
         if failures:
             raise _cause([*failures, *_failures(pending, names, phase)])
         if watch:
-            watch.look(phase, interruptible)
+            watch.look(phase, ranks_only)
         if not done and time.monotonic() >= deadline:
             late = ", ".join(names[reference] for reference in pending)
             raise RemoteError(

@@ -82,11 +82,17 @@ class Watch:
             _kill(beat)
         ray.kill(self._actors.pop(name))
 
-    def look(self, phase: str, interruptible: bool = True) -> None:
-        """Raises ProcessLost, ClusterLost; and Interrupted, if that is allowed here and wanted."""
-        if interruptible and self._interrupted():
+    def look(self, phase: str, ranks_only: bool = False) -> None:
+        """Raises ProcessLost, ClusterLost, Interrupted. It takes one look a second, however often it is called.
+
+        ranks_only: while ranks change or save what they hold, they are left to it: no engine is missed, and no
+        interruption heard, before they are done.
+        """
+        if self._interrupted() and not ranks_only:
             raise Interrupted
         now = self._clock()
+        if now - self._looked < LOOK:
+            return
         if now - self._looked > 2 * LOOK + STORE:
             # Nobody looked meanwhile, or this process was stopped: what is old says nothing about the others.
             self._beats = {name: (beat, now) for name, (beat, _) in self._beats.items()}
@@ -104,6 +110,8 @@ class Watch:
             return
         self._answered = now
         for name, actor in self._actors.items():
+            if ranks_only and not name.startswith("rank"):
+                continue
             self._judge(name, beats.get(heartbeat.key_of(actor)), now, phase)
 
     def _judge(self, name: str, beat: Beat | None, now: float, phase: str) -> None:

@@ -1,7 +1,6 @@
 """Whether a run that goes on would be the same run."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def model(tmp_path: Path) -> Path:
 def refusal(before: Prepared, now: Prepared) -> list[str]:
     """Sentences of warning, if it may go on."""
     record = Record(begun(run()), None, resume.settings_json(before.config), resume.identity(before), {}, ())
-    return list(resume.refuse_another_run(Checkpoint(Path("checkpoint"), record), now))
+    return list(resume.refuse_another_run(Checkpoint(Path("checkpoint"), record), now.config, resume.identity(now)))
 
 
 @pytest.mark.parametrize(
@@ -97,9 +96,10 @@ def test_a_setting_that_came_later_was_its_default(model: Path) -> None:
     del values["run"]["evaluation_prompts"], values["signal"]
     record = Record(begun(run()), None, json.dumps(values), resume.identity(before), {}, ())
     found = Checkpoint(Path("checkpoint"), record)
-    assert list(resume.refuse_another_run(found, before)) == []
+    now = resume.identity(before)
+    assert list(resume.refuse_another_run(found, before.config, now)) == []
     with pytest.raises(ConfigError, match=r"signal\.replay"):
-        resume.refuse_another_run(found, replace(before, config=config(signal={"replay": 0.5})))
+        resume.refuse_another_run(found, config(signal={"replay": 0.5}), now)
 
 
 def test_other_data_and_another_model_are_refused(model: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_another_reward_function_is_told(model: Path, tmp_path: Path) -> None:
     then = prepared(model, config(task=task))
     record = Record(begun(run()), None, resume.settings_json(then.config), resume.identity(then), {}, ())
     path.write_text("2")
-    said = list(resume.refuse_another_run(Checkpoint(tmp_path, record), then))
+    said = list(resume.refuse_another_run(Checkpoint(tmp_path, record), then.config, resume.identity(then)))
     assert said == ["The file of task.reward has changed: what follows is judged by what it says now."]
 
 

@@ -77,6 +77,19 @@ def test_one_that_falls_silent_is_lost_within_ten_seconds(world: World) -> None:
     assert world.now == 100 + SILENT + 1
 
 
+def test_no_engine_is_missed_while_ranks_update(world: World) -> None:
+    watching = watched(world, "engine 0", "rank 0")
+    world.seconds(watching, 3)
+    world.actors[0].alive = False
+    for _ in range(20):
+        world.now += 1
+        world.numbers["rank 0"] += 1
+        watching.look("updating", ranks_only=True)
+    world.now += 1
+    with pytest.raises(ProcessLost, match="While sampling: engine 0"):
+        watching.look("sampling")
+
+
 def test_starting_takes_longer(world: World) -> None:
     watching = watched(world, "engine 0")
     other = Actor("engine 1")
@@ -131,12 +144,14 @@ def test_a_store_that_does_not_answer(world: World) -> None:
 
 def test_rays_own_processes_are_looked_after(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "_own_ray_lost", lambda: "process raylet has ended")
+    watching = watched(world)
+    world.now += 1
     with pytest.raises(ClusterLost, match="While updating: Ray's process raylet has ended"):
-        watched(world).look("updating")
+        watching.look("updating")
 
 
 def test_the_run_may_be_interrupted_where_nothing_has_changed(world: World) -> None:
     watching = Watch(lambda: True, lambda: world.now)
-    watching.look("updating", interruptible=False)
+    watching.look("updating", ranks_only=True)
     with pytest.raises(Interrupted):
         watching.look("sampling")
