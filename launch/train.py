@@ -7,7 +7,7 @@ from configs.errors import ConfigError
 from configs.schema import Config
 from launch import checkpoint, resume
 from launch.checkpoint import Checkpoint, Record
-from launch.errors import FolderError, ProcessError, RemoteError
+from launch.errors import FolderError, ProcessError, ProcessLost, RemoteError
 from launch.interruption import Interruption
 from launch.keeper import Keeper, evaluated
 from launch.logger.display import Display
@@ -70,6 +70,10 @@ def _begin_at(config: Config, folder: Path | None, run_folder: RunFolder, displa
     return found
 
 
+class _Again(Exception):
+    """All processes are to start again."""
+
+
 class _Training:
     """A run, with all that it may take to finish it."""
 
@@ -109,10 +113,14 @@ class _Training:
         while True:
             try:
                 return self._attempt(begin)
-            except ProcessError as error:
-                begin = checkpoint.latest(self._folder.checkpoints_path, self._display.alarm)
-                step = begin.record.state.step if begin else 0
-                self._restarts.count(error, f"All processes start again, at step {step}.")
+            except _Again:
+                pass
+            except ProcessLost as error:  # while it started
+                self._lost(error)
+            begin = checkpoint.latest(self._folder.checkpoints_path, self._display.alarm)
+
+    def _lost(self, error: ProcessError) -> None:
+        self._restarts.count(error, "All processes start again, from the latest checkpoint.")
 
     def _attempt(self, begin: Checkpoint | None) -> Result:
         config, task, state = self._config, self._prepared.task, begin.record.state if begin else None
@@ -134,13 +142,17 @@ class _Training:
                     self._display.alarm,
                     lambda: self._interruption.insisted,
                 )
-                result = loop.train(
-                    Run(config, task.prompts, task.best_reward, ranks.dtype),
-                    Ports(engines, TaskScorer(task), ranks, engines, logger),
-                    state,
-                    checkpoints=keeper,
-                    interrupted=lambda: self._interruption.requested,
-                )
+                try:
+                    result = loop.train(
+                        Run(config, task.prompts, task.best_reward, ranks.dtype),
+                        Ports(engines, TaskScorer(task), ranks, engines, logger),
+                        state,
+                        checkpoints=keeper,
+                        interrupted=lambda: self._interruption.requested,
+                    )
+                except ProcessError as error:
+                    self._lost(error)  # told before all others are ended, which takes seconds
+                    raise _Again from error
                 self._finish(result, keeper)
         finally:
             logger.close()

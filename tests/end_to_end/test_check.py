@@ -47,7 +47,7 @@ def test_answers_that_are_all_cut_off_could_not(tmp_path: Path, kept: Kept, mode
     path = write_config(
         tmp_path / "cramped.yaml", model, task=TASK, sampling=sampling, engine=ALIKE, run={"max_steps": 150}
     )
-    status, out, err = kept.cohort("check", path, cwd=tmp_path, RAY_ADDRESS="kept")
+    status, out, err = kept.cohort("check", path, cwd=tmp_path, RAY_ADDRESS="auto")
     assert (status, err) == (3, ""), out + err
     verdict = " ".join(out[out.index("This run could not learn") :].split())
     assert verdict.startswith("This run could not learn (truncated). No group could learn: 100")
