@@ -118,6 +118,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     done: dict[int, list[dict[str, Done]]] = {}
 
     def get(ranks: int, name: str) -> list[Done]:
+        if ranks == 2:
+            get(1, "nothing")  # what one rank saved two go on with
         if ranks not in done:
             done[ranks] = launch(folder / f"{ranks}.jobs", [replace(job, model=model) for job in JOBS[ranks]], ranks)
         return [rank[name] for rank in done[ranks]]

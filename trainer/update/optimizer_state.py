@@ -71,6 +71,7 @@ class _Writer:
         file = f"optimizer-{len(set(self._files.values())) + 1:05}.safetensors"
         try:
             if self._failure is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
                 save_file(self._shard, self._folder / file)
         except (OSError, SafetensorError) as error:
             self._failure = error
