@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from configs.errors import ConfigError
 from configs.loading import help_text, parse
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except (RewardError, RemoteError, FolderError) as error:
         _tell("\n".join((f"cohort {command}: {error}", *getattr(error, "__notes__", ()))))
-        return INTERRUPTED if isinstance(error, ClusterLost) else FAILED
+        if isinstance(error, ClusterLost):
+            _end_without_ray(INTERRUPTED)
+        return FAILED
     except BrokenPipeError:  # as in `cohort train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -58,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # noqa: BLE001  # not foreseen, and its text may be anyone's, so Python must not print it
         _tell(traceback.format_exc().rstrip())
         return FAILED
+
+
+def _end_without_ray(status: int) -> NoReturn:
+    """What is left in this process of a Ray that is gone would end it with another status, as soon as Python lets go
+    of a handle of it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _tell(text: str) -> None:
