@@ -18,11 +18,18 @@ MARK = "COHORT_SESSION"
 LIMIT = 20.0
 """Seconds for killed processes to be gone. Only one that waits for a device takes longer."""
 
+REMOVE = 10.0
+"""Seconds for the folder to be gone."""
+
 
 def clear(folder: str) -> None:
     """Kills the processes of the session, and removes its folder."""
     kill(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    deadline = time.monotonic() + REMOVE
+    while os.path.exists(folder) and time.monotonic() < deadline:  # noqa: PTH110
+        # What is left of Ray in the process that started it may still write there, once its servers are gone.
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def kill(folder: str) -> None:
