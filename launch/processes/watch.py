@@ -83,13 +83,16 @@ class Watch:
         ray.kill(self._actors.pop(name))
 
     def look(self, phase: str, ranks_only: bool = False) -> None:
-        """Raises ProcessLost, ClusterLost, Interrupted. It takes one look a second, however often it is called.
+        """Raises ProcessLost, ClusterLost, Interrupted. Ray's store is asked once a second, however often this is
+        called.
 
         ranks_only: while ranks change or save what they hold, they are left to it: no engine is missed, and no
         interruption heard, before they are done.
         """
         if self._interrupted() and not ranks_only:
             raise Interrupted
+        if gone := _own_ray_lost():
+            raise ClusterLost(f"While {phase}: Ray's {gone}. All processes of the run end with it.")
         now = self._clock()
         if now - self._looked < LOOK:
             return
@@ -98,8 +101,6 @@ class Watch:
             self._beats = {name: (beat, now) for name, (beat, _) in self._beats.items()}
             self._answered = now
         self._looked = now
-        if gone := _own_ray_lost():
-            raise ClusterLost(f"While {phase}: Ray's {gone}. All processes of the run end with it.")
         try:
             beats = heartbeat.latest(self._actors.values(), STORE)
         except ray.exceptions.RayError as error:
