@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Ctrl-C; `ray job stop`, Slurm and systemd; a terminal that is closed; Slurm's warning before a time limit."""
+from rewards.guard import JOB_SIGNALS
 
 
 class Interruption:
@@ -19,7 +18,7 @@ class Interruption:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """While open, a signal only sets `requested`."""
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        before = {number: signal.signal(number, self._handle) for number in JOB_SIGNALS}
         try:
             yield
         finally:

@@ -1,7 +1,4 @@
-"""What a run's processes hold in memory, and what the machine has."""
-
-import os
-from pathlib import Path
+"""What a run's processes hold in memory."""
 
 from configs.schema import TrainingSettings
 
@@ -19,13 +16,3 @@ def rank_state_bytes(training: TrainingSettings, parameters: int, dtype: str) ->
         "gradients": parameters * item / (ranks if stage >= 2 else 1),
         "optimizer": parameters * (8 + masters) / (ranks if stage >= 1 else 1),
     }
-
-
-def machine_bytes() -> float:
-    """Memory of the machine, or what the control group that this process is in may use of it."""
-    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        file = Path("/sys/fs/cgroup") / name
-        if file.exists() and (text := file.read_text(encoding="ascii").strip()) != "max":
-            limits.append(float(text))
-    return min(limits)

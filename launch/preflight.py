@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from configs.errors import ConfigError
+from configs.machine import machine_bytes
 from configs.schema import Config
 from launch import hardware
-from launch.memory import ITEM_BYTES, machine_bytes, rank_state_bytes
+from launch.memory import ITEM_BYTES, rank_state_bytes
 from rewards.prompts import Prompt
 
 PROCESSES_PER_CORE, THREADS_PER_CORE = 4, 8

@@ -18,10 +18,13 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
-from pathlib import Path
+
+from configs.machine import machine_bytes
 
 JOB_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
-"""What schedulers and terminals send to every process of a job. The owner starts this process with them blocked."""
+"""What schedulers and terminals send to every process of a job, and mean for the driver: `ray job stop`, Slurm and
+systemd; a terminal that is closed; Ctrl-C; Slurm's warning before a time limit. The owner starts this process with
+them blocked."""
 
 PROCESSES = 256
 """Of a function at once, its own included. More end it. Not on systems without /proc."""
@@ -79,19 +82,10 @@ def _behind_walls(guard: int) -> None:
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_default_signals)
     _unblock()
     # Data, not address space: libraries such as torch map much that they never use.
-    limit = int(MEMORY_SHARE * _memory())
+    limit = int(MEMORY_SHARE * machine_bytes())
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
-def _memory() -> int:
-    """Bytes: the machine's, or the container's."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(FileNotFoundError):
-        if (limit := Path("/sys/fs/cgroup/memory.max").read_text().strip()) != "max":
-            return min(machine, int(limit))
-    return machine
 
 
 def _default_signals() -> None:

@@ -137,7 +137,6 @@ def _rank_spec(prepared: Prepared) -> RankSpec:
         max_completion_length=config.sampling.max_completion_length,
         max_steps=None,
         rendezvous="alone",
-        master_address="127.0.0.1",
         timeout=config.cluster.update_timeout,
         seed=config.seed,
     )

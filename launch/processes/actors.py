@@ -78,11 +78,10 @@ class RankProcess:
     def __init__(self) -> None:
         beat_forever()
 
-    def rendezvous(self) -> tuple[str, str]:
-        """Where the ranks meet, if this one is rank 0, and its machine's address."""
-        address = ray.util.get_node_ip_address()
+    def rendezvous(self) -> str:
+        """Where the ranks meet, if this one is rank 0."""
         folder = session.folder()
-        return in_folder(folder) if folder else at_socket(address), address
+        return in_folder(folder) if folder else at_socket(ray.util.get_node_ip_address())
 
     def listener(self) -> Listener:
         """This machine's address and a free port."""

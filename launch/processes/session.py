@@ -13,10 +13,7 @@ from pathlib import Path
 from configs.errors import ConfigError
 from launch.processes import guard
 from launch.processes.guard import MARK
-
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
-"""That are meant for the driver, wherever else they go: to its process group (a terminal, `timeout`), or to all that
-came from it (Slurm, systemd)."""
+from rewards.guard import JOB_SIGNALS
 
 PARENT_BYTES = 23
 """Of the temporary directory's path at most: the path of a socket has 107, and Ray's part of it up to 84."""
@@ -58,11 +55,11 @@ def session() -> Iterator[Path]:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Processes that are started inside do not hear `SIGNALS`, nor do those that they start. This one does, through
-    a thread that waits for nothing else."""
+    """Processes that are started inside do not hear `JOB_SIGNALS`, nor do those that they start. This one does,
+    through a thread that waits for nothing else."""
     left = threading.Event()
     threading.Thread(target=left.wait, daemon=True).start()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
     try:
         yield
     finally:

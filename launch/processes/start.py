@@ -117,7 +117,6 @@ def _start_ranks(
     config = prepared.config
     timeout, setting = config.cluster.start_timeout, "cluster.start_timeout"
     found = wait({"rank 0": ranks["rank 0"].rendezvous.remote()}, "starting the ranks", timeout, setting, watch=watch)
-    rendezvous, host = found["rank 0"]
     calls = {
         name: rank.start.remote(
             RankSpec(
@@ -130,8 +129,7 @@ def _start_ranks(
                 training=config.training,
                 max_completion_length=config.sampling.max_completion_length,
                 max_steps=config.run.max_steps,
-                rendezvous=rendezvous,
-                master_address=host,
+                rendezvous=found["rank 0"],
                 timeout=config.cluster.update_timeout,
                 seed=config.seed,
             ),

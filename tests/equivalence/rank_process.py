@@ -79,7 +79,6 @@ def _run(job: Job, rank: int, path: Path) -> Done:
         max_completion_length=8,
         max_steps=job.max_steps,
         rendezvous=f"file:{path}.rendezvous",
-        master_address="127.0.0.1",
         timeout=60.0,
         seed=0,
     )

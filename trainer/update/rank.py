@@ -24,7 +24,7 @@ class RankSpec:
     """What a rank's process needs to know.
 
     model: a folder or hub id. revision: of a hub id, the commit. rendezvous: where the ranks meet
-    (`trainer.update.rendezvous`); one alone does not look at it. master_address: of rank 0's machine.
+    (`trainer.update.rendezvous`); one alone does not look at it.
     max_completion_length: tokens; Dr. GRPO divides by it.
     max_steps: updates that a decaying learning-rate schedule spans; None without one.
     timeout: seconds that a collective may take.
@@ -40,7 +40,6 @@ class RankSpec:
     max_completion_length: int
     max_steps: int | None
     rendezvous: str
-    master_address: str
     timeout: float
     seed: int
 

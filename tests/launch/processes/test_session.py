@@ -14,7 +14,8 @@ import pytest
 from configs.errors import ConfigError
 from launch.processes import guard
 from launch.processes.guard import MARK
-from launch.processes.session import SIGNALS, environment, session, unheard
+from launch.processes.session import environment, session, unheard
+from rewards.guard import JOB_SIGNALS
 
 ROOT = Path(__file__).parents[3]
 
@@ -91,7 +92,7 @@ def test_the_guard_hears_no_signal() -> None:
             for path in Path("/proc").glob("[0-9]*/cmdline")
             if f"guard.py\0{folder}".encode() in path.read_bytes()
         ]
-        for number in SIGNALS:
+        for number in JOB_SIGNALS:
             os.kill(watching, number)
         time.sleep(0.2)
         os.kill(watching, 0)
@@ -105,7 +106,7 @@ def test_children_do_not_hear_what_their_parent_does() -> None:
             child = subprocess.Popen(SLEEP, stdout=subprocess.PIPE)
             assert child.stdout is not None
             child.stdout.readline()
-            for number in SIGNALS:
+            for number in JOB_SIGNALS:
                 os.kill(child.pid, number)
             os.kill(os.getpid(), signal.SIGUSR1)
             until(lambda: bool(heard))

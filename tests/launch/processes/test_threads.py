@@ -36,7 +36,7 @@ settings = Some(threads={threads}, engines={processes}, ranks={processes})
 ENGINE = "actors.EngineProcess(Some(engine=settings))"
 
 RANK = """
-spec = Some(training=settings, rank=0, master_address="localhost")
+spec = Some(training=settings, rank=0)
 actors.RankProcess().start(spec, None)
 """
 
