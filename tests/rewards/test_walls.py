@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.machine import machine_bytes
 from configs.schema import LARGEST_REWARD
 from rewards import guard
 from rewards.errors import RewardError, TaskError
@@ -115,7 +116,7 @@ def f(completions, **kwargs):
 
 def test_half_of_the_machine_s_memory_is_the_limit(make: Make) -> None:
     source = "import resource\ndef f(**kwargs): raise ValueError(resource.getrlimit(resource.RLIMIT_DATA))"
-    limit = int(guard.MEMORY_SHARE * guard.machine_bytes())
+    limit = int(guard.MEMORY_SHARE * machine_bytes())
     assert f"raised ValueError: ({limit}, {limit})" in problem(make(source))
     assert 2**28 < limit < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
