@@ -412,8 +412,8 @@ class SignalSettings(Section):
         "if one crowds, too many are none, or three rollouts before held no right answer either; "
         "skip: nothing; train: its rewards as they are, which is GRPO and pushes towards the least wrong answer. "
         "With spread and skip the wrong answers beside a right one count as equally wrong. "
-        "null is spread for a built-in task, which knows what an answer is, and train for your own rewards, whose "
-        "best may never be reached.",
+        "null is spread where rewards tell right from wrong, as those of built-in tasks do, and train where they are "
+        "a score without a right answer; which it is, the run sees from your rewards, and says.",
     )
     rescue_generations: int = Field(
         default=4,
@@ -689,11 +689,6 @@ PAPER_CLIP: dict[str, tuple[float, float | None]] = {
 def reward_scale(training: TrainingSettings) -> Literal["group", "batch", "none"]:
     """`scale_rewards`, where it is null that of the loss's paper."""
     return training.scale_rewards or ("none" if training.loss_type in ("dr_grpo", "rloo") else "group")
-
-
-def without_best(config: Config) -> WithoutBest:
-    """`signal.without_best`, where it is null the one that suits the task."""
-    return config.signal.without_best or ("train" if config.task.dataset else "spread")
 
 
 def settings() -> dict[str, FieldInfo]:

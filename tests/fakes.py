@@ -101,12 +101,16 @@ class FakeLogger:
     steps: list[StepMetrics] = field(default_factory=list)
     groups: list[Sequence[Treated]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def phase(self, text: str) -> None:
         self.phases.append(text)
 
     def alarm(self, text: str) -> None:
         self.alarms.append(text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         self.steps.append(step)

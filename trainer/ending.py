@@ -8,6 +8,7 @@ from trainer.diagnosis.causes import SILENT_STEPS
 from trainer.diagnosis.sentences import Diagnosis
 from trainer.evaluation import Evaluation, reaches
 from trainer.run import Run
+from trainer.signal.right_and_wrong import Chosen
 from trainer.state import RunState
 
 
@@ -39,7 +40,7 @@ class Result:
 
     stopped: `stop` as a sentence. verdict: what came of it, one sentence.
     diagnosis: why it could not learn, whether or not that stopped it; its verdict is `verdict` then.
-    alarms: of each name the first.
+    alarms: of each name the first. without_best: what groups without a right answer were trained on in the end.
     """
 
     target: Target
@@ -53,6 +54,7 @@ class Result:
     before: Evaluation
     after: Evaluation
     alarms: tuple[Alarm, ...]
+    without_best: Chosen
 
 
 def why_stop(run: Run, state: RunState) -> Stop | None:
@@ -91,6 +93,7 @@ def result(run: Run, state: RunState, stop: Stop) -> Result:
         before=state.before,
         after=state.latest,
         alarms=state.alarms,
+        without_best=state.without_best(run),
     )
 
 

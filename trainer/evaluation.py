@@ -8,6 +8,7 @@ from trainer.ports import Generator, Scorer
 from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import classify
+from trainer.signal.right_and_wrong import RewardsSeen
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Evaluation:
 
     reward_sampled: mean over prompts at the training temperature.
     accuracy_greedy: share of prompts whose greedy answer has the best reward.
+    seen: the rewards of all that was sampled.
     """
 
     policy_version: int
     prompts: tuple[PromptResult, ...]
     reward_sampled: float
     accuracy_greedy: float
+    seen: RewardsSeen
 
     @property
     def prompts_solved(self) -> int:
@@ -76,6 +79,7 @@ def evaluate(run: Run, generator: Generator, scorer: Scorer, label: str) -> Eval
         prompts=results,
         reward_sampled=sum(r.sampled_reward for r in results) / len(results),
         accuracy_greedy=sum(_is_best(r.greedy_reward, best_reward) for r in results) / len(results),
+        seen=RewardsSeen().after([*sampled, *greedy], best_reward),
     )
 
 

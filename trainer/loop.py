@@ -14,7 +14,7 @@ from trainer.ports import Interrupted, Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.state import RunState
-from trainer.step import diagnosed, evaluated, judged, logged, step
+from trainer.step import diagnosed, evaluated, judged, logged, step, told
 
 
 class Checkpoints(Protocol):
@@ -65,8 +65,10 @@ def train(
                 break
             checkpoints.between_steps(state)
             happened = step(run, state, ports, lambda: clock() - began)
+            before = state
             state = state.after(run, happened)  # from here on it is the ranks' new weights that belong to it
             state = logged(run, state, happened, ports)
+            told(run, state, ports, before)
     except Interrupted:
         stop = Stop.INTERRUPTED
     finally:
@@ -90,6 +92,7 @@ def _begun(run: Run, ports: Ports) -> RunState:
     ports.logger.phase("evaluating before training")
     before = evaluate(run, ports.generator, ports.scorer, "before training")
     state = RunState.start(run, before)
+    told(run, state, ports)
     if _nothing_to_learn(run, before):
         state = replace(
             state,

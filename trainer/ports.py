@@ -55,6 +55,9 @@ class Logger(Protocol):
     def alarm(self, text: str) -> None:
         """Something is wrong, though the run goes on. Each kind once in a run."""
 
+    def note(self, text: str) -> None:
+        """Something to know."""
+
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """What a step did."""
 

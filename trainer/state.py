@@ -17,9 +17,10 @@ from trainer.happened import Happened
 from trainer.jsonable import NotThisRecord, from_json, to_json
 from trainer.run import Run
 from trainer.signal.curriculum import Curriculum
+from trainer.signal.right_and_wrong import Chosen, RewardsSeen, without_best
 from trainer.signal.self_imitation import SelfImitation
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the JSON; raise it when a field of any record in the state changes."""
 
 
@@ -55,7 +56,7 @@ class Rewards(Columns):
 class RunState:
     """step: steps done. policy_version: updates made. seconds: of the run so far.
 
-    curriculum: which prompts to ask next. memory: right answers to show again.
+    curriculum: which prompts to ask next. memory: right answers to show again. seen: which rewards there are.
     rewards, history, drift: what a diagnosis is made of. exhibits: what the reward function is tried on. trial: what
         came of that; None before, and again when a group learns after a silence.
     before, latest: evaluations. alarms: of each name the first. diagnosis: why the run cannot learn, if it is known.
@@ -67,6 +68,7 @@ class RunState:
     curriculum: Curriculum
     memory: SelfImitation
     rewards: Rewards
+    seen: RewardsSeen
     history: History
     drift: Drift
     exhibits: tuple[Exhibit, ...]
@@ -87,6 +89,7 @@ class RunState:
             curriculum=Curriculum.start(prompts),
             memory=SelfImitation(),
             rewards=Rewards.zeros(prompts).evaluated(before),
+            seen=before.seen,
             history=History.start(prompts, run.config.sampling.temperature),
             drift=Drift(),
             exhibits=(),
@@ -114,11 +117,16 @@ class RunState:
             curriculum=curriculum,
             memory=self.memory.after(numbers, [one.scored for one in treated], run.best_reward),
             rewards=rewards,
+            seen=self.seen.after(scored, run.best_reward),
             history=history,
             drift=self.drift.after([numbers[i] for i in cold], [scored[i].group for i in cold]),
             exhibits=exhibits(numbers, scored, self.exhibits),
             trial=None if self.history.silent_steps and not history.silent_steps else self.trial,
         )
+
+    def without_best(self, run: Run) -> Chosen:
+        """What groups without a right answer are trained on, as far as the rewards tell so far."""
+        return without_best(run.config, self.seen, run.best_reward)
 
     def with_alarm(self, name: str, text: str) -> "RunState":
         """With the alarm, if it is the first of its name."""

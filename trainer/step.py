@@ -67,7 +67,8 @@ def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> Happened:
     scored = ports.scorer.score(groups)
     judged = elapsed()
     limit, cache = config.sampling.max_completion_length, config.training.soft_punish_cache
-    treated = treat(run, rollouts, [soft_punished(group, limit, cache) for group in scored], state.memory)
+    punished = [soft_punished(group, limit, cache) for group in scored]
+    treated = treat(run, state.without_best(run).mode, rollouts, punished, state.memory)
     lessons = [one.lesson for one in treated if one.lesson is not None]
     batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
     base = config.sampling.temperature
@@ -95,6 +96,20 @@ def logged(run: Run, state: RunState, happened: Happened, ports: Ports) -> RunSt
     metrics = measure(run.config, happened, state.curriculum.prompts_solved)
     ports.logger.step(metrics, happened.treated)
     return state
+
+
+def told(run: Run, state: RunState, ports: Ports, before: RunState | None = None) -> None:
+    """Says what groups without a right answer are trained on, if it is not what it was `before`."""
+    chosen = state.without_best(run)
+    if run.config.task.dataset and (before is None or chosen.mode != before.without_best(run).mode):
+        does = {
+            "spread": "are spread, rescued and searched for one, as those of built-in tasks",
+            "skip": "are not trained on",
+            "train": "are trained on as they are",
+        }
+        ports.logger.note(
+            f"Groups without a right answer {does[chosen.mode]}. {chosen.why} signal.without_best overrules it."
+        )
 
 
 def judged(run: Run, state: RunState, ports: Ports) -> RunState:
@@ -148,7 +163,7 @@ def _request(run: Run, state: RunState, rollout: Rollout, step: int) -> SampleRe
     """What to sample; more, and not the likeliest only, where the prompt needs a rescue."""
     config, prompt = run.config, run.prompts[rollout.prompt]
     # Where a right answer is known, none needs to be searched for.
-    searching = is_stuck(run, rollout) and rollout.prompt not in state.memory.answers
+    searching = is_stuck(run, state.without_best(run).mode, rollout) and rollout.prompt not in state.memory.answers
     hotter = rollout.temperature > config.sampling.temperature
     return SampleRequest(
         prompt,

@@ -65,6 +65,9 @@ class Instant:
     def alarm(self, text: str) -> None:
         """See `Logger.alarm`."""
 
+    def note(self, text: str) -> None:
+        """See `Logger.note`."""
+
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""
         self.marks["remember"] = time.perf_counter()

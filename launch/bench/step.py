@@ -111,6 +111,9 @@ class Collector:
     def alarm(self, text: str) -> None:
         """See `Logger.alarm`."""
 
+    def note(self, text: str) -> None:
+        """See `Logger.note`."""
+
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""
         end = time.monotonic()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.schema import Config, without_best
+from configs.schema import Config, WithoutBest
 from launch.check.forecast import RANGE, Forecast, total
 from launch.check.look import Look, count, share
 from rewards.task import Task
@@ -15,6 +15,7 @@ from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.signal.chances import chance_of_right
 from trainer.signal.kinds import can_spread, classify, teaches
+from trainer.signal.right_and_wrong import Chosen, RewardsSeen, without_best
 
 MOST = 0.5
 """Share of the completions from which on a flaw is worth a warning."""
@@ -45,22 +46,32 @@ EXAMPLE_FINDING = Finding(
 def find(look: Look, config: Config, task: Task, forecast: Forecast) -> tuple[Finding, ...]:
     """Everything that stands in the way, what the run could not learn with first; empty if nothing does."""
     run = Run(config, task.prompts, task.best_reward, dtype="float32")  # whatever it is: nothing depends on it here
-    history = _history(look, run)
+    mode = chosen(look, config, task.best_reward).mode
+    history = _history(look, run, mode)
     found = [*_silence(look, run, history), *_too_large(run, history, forecast)]
     if not any(finding.fatal for finding in found):
-        found += [*_flaws(look, config), *_learning_rate(config), *_memory(config, forecast)]
+        found += [*_flaws(look, config, mode), *_learning_rate(config), *_memory(config, forecast)]
     return tuple(sorted(found, key=lambda finding: not finding.fatal))
 
 
-def learns_from(scored: ScoredGroup, config: Config, best_reward: float) -> bool:
+def chosen(look: Look, config: Config, best_reward: float) -> Chosen:
+    """What the run would train groups without a right answer on, by the rewards that were seen."""
+    groups = [group for groups in (look.groups, *look.others.values()) for group in groups]
+    seen = RewardsSeen().after(groups, best_reward)
+    if config.task.dataset and len(seen.different) == 1 and not look.trial.answer_pays:
+        return Chosen("train", "All rewards are one, and those of the data's own answers too.")  # it would not last
+    return without_best(config, seen, best_reward)
+
+
+def learns_from(scored: ScoredGroup, config: Config, best_reward: float, mode: WithoutBest) -> bool:
     """Whether the run would train on such a group, by its rewards or, after some rollouts without a right answer, to
     spread it over its answers."""
-    kind, mode = classify(scored, best_reward), without_best(config)
+    kind = classify(scored, best_reward)
     by_rewards = teaches(scored, kind, best_reward, mode, config.sampling.temperature)
     return by_rewards or can_spread(scored, kind, best_reward, mode)
 
 
-def _history(look: Look, run: Run) -> History:
+def _history(look: Look, run: Run, mode: WithoutBest) -> History:
     """One step with all that was seen, at the temperatures that the run could reach."""
     config, best = run.config, run.best_reward
     hotter = [
@@ -74,7 +85,7 @@ def _history(look: Look, run: Run) -> History:
             run.numbers[group.group.prompt.id],
             group,
             classify(group, best),
-            learns_from(group, config, best),
+            learns_from(group, config, best, mode),
             drift=None,
         )
         for group in (*look.groups, *hotter)
@@ -121,7 +132,7 @@ def _too_large(run: Run, history: History, forecast: Forecast) -> Iterator[Findi
         yield _finding(tell(found, run.config), fatal=True)
 
 
-def _flaws(look: Look, config: Config) -> Iterator[Finding]:
+def _flaws(look: Look, config: Config, mode: WithoutBest) -> Iterator[Finding]:
     """What will make a run that can learn slow to begin."""
     unsolved, sampling = look.unsolved, config.sampling
     if not unsolved:
@@ -150,7 +161,7 @@ def _flaws(look: Look, config: Config) -> Iterator[Finding]:
             "Set sampling.temperature to what is recommended above.",
             fatal=False,
         )
-    elif config.task.name and not any(count(group, "correct") for group in unsolved):
+    elif mode != "train" and not any(count(group, "correct") for group in unsolved):
         size = unsolved[0].group.num_generations
         yield Finding(
             "out_of_reach",

@@ -270,6 +270,7 @@ def _summary(result: Result, config: Config, restarts: Sequence[str]) -> dict[st
         "steps": result.steps,
         "seconds": result.seconds,
         "policy_version": result.policy_version,
+        "without_best": asdict(result.without_best),
         "alarms": [asdict(alarm) for alarm in result.alarms],
         "restarts": [{"text": restart} for restart in restarts],
         **_evaluation(result.after),

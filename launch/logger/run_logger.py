@@ -30,6 +30,10 @@ class RunLogger:
         """See `Logger.alarm`; summary.json has it from the result."""
         self._display.alarm(text)
 
+    def note(self, text: str) -> None:
+        """See `Logger.note`."""
+        self._display.note(text)
+
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""
         self._folder.step(step, groups)

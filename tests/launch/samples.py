@@ -14,6 +14,7 @@ from trainer.metrics import StepMetrics
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 from trainer.signal.advantages import EXAMPLE_LESSON
 from trainer.signal.kinds import Kind
+from trainer.signal.right_and_wrong import EXAMPLE_CHOSEN, EXAMPLE_REWARDS_SEEN
 from trainer.signal.rollout import EXAMPLE_ROLLOUT
 from trainer.signal.treatment import Treated
 
@@ -66,6 +67,7 @@ def evaluation(solved: bool) -> Evaluation:
         prompts=prompts,
         reward_sampled=sum(prompt.sampled_reward for prompt in prompts) / len(prompts),
         accuracy_greedy=sum(prompt.greedy_reward == 1.0 for prompt in prompts) / len(prompts),
+        seen=EXAMPLE_REWARDS_SEEN,
     )
 
 
@@ -82,6 +84,7 @@ def result(target: Target = Target.REACHED) -> Result:
         before=evaluation(solved=False),
         after=evaluation(solved=True),
         alarms=(Alarm("logprob_gap", 2, "logprob_gap is 0.3."),),
+        without_best=EXAMPLE_CHOSEN,
     )
 
 

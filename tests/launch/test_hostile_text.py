@@ -19,6 +19,7 @@ from launch.logger.display import Display
 from rewards.errors import RewardError, TaskError
 from tests.launch import samples
 from trainer.evaluation import Evaluation, PromptResult
+from trainer.signal.right_and_wrong import EXAMPLE_REWARDS_SEEN
 
 HOSTILE = "a\x1b]0;owned\x9c\x1b[2J\u202eb\x9b3J<script>alert(1)</script>[red]c[/red]"
 SHOWN = "a�]0;owned��[2J�b�3J<script>alert(1)</script>[red]c[/red]"
@@ -64,7 +65,7 @@ def test_the_display_shows_text(live: bool) -> None:
 def test_an_evaluation_shows_text() -> None:
     one = PromptResult("p", f"What?\n{HOSTILE}", HOSTILE, 1.0, 1.0, True)
     console = Console(file=io.StringIO(), width=400, record=True, color_system=None)
-    console.print(_table(Evaluation(0, (one,), 1.0, 1.0)))
+    console.print(_table(Evaluation(0, (one,), 1.0, 1.0, EXAMPLE_REWARDS_SEEN)))
     text = console.export_text()
     assert f"What? {SHOWN}" in text and text.replace("\n", "").isprintable()
 

@@ -454,6 +454,59 @@ def test_a_trial_compares_rewards_as_the_function_gave_them(tmp_path: Any, monke
     assert {float(reward) for group in shown for reward in group.rewards} == {-0.5}
 
 
+class OwnScorer(FakeScorer):
+    """0 for wrong answers, and `best` for right ones, as a function of one's own may say."""
+
+    def __init__(self, best: float = 1.0) -> None:
+        self.best = best
+
+    def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+        return tuple(
+            ScoredGroup(
+                scored.group,
+                tuple(Verdict(self.best, v.outcome) if v.outcome == "correct" else Verdict(0.0, "wrong")
+                      for v in scored.verdicts),
+            )
+            for scored in super().score(groups)
+        )  # fmt: skip
+
+
+def own(settings: Config) -> Config:
+    task = settings.task.model_copy(update={"name": None, "dataset": "mine.jsonl", "reward": "mine.py:exact"})
+    return settings.model_copy(update={"task": task})
+
+
+def test_rewards_of_one_s_own_that_tell_right_from_wrong_are_said_to(tmp_path: Any) -> None:
+    settings = own(config(tmp_path, max_steps=2))
+    result, logger = run(settings, FakeModel(skill=0.5, pace=0.0), scorer=OwnScorer())
+    assert logger.notes == [
+        "Groups without a right answer are spread, rescued and searched for one, as those of built-in tasks. The "
+        "rewards so far are 0, 1: they tell right (1) from wrong. signal.without_best overrules it."
+    ]
+    assert result.without_best.mode == "spread"
+    above, logger = run(settings, FakeModel(skill=0.5, pace=0.0), scorer=OwnScorer(best=2.0))
+    assert above.without_best.mode == "train" and "2 is above task.best_reward 1" in logger.notes[0]
+    built_in, logger = run(config(tmp_path, max_steps=2), FakeModel(skill=0.5, pace=0.0))
+    assert built_in.without_best.mode == "spread" and not logger.notes
+
+
+def test_what_rewards_are_taken_for_can_change_and_is_said_then(tmp_path: Any) -> None:
+    """Two rewards, and none the best, until a right answer comes."""
+
+    class Graded(OwnScorer):
+        def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+            if groups[0].policy_version:
+                return super().score(groups)
+            graded = {"right": Verdict(0.5, "wrong"), "wrong": Verdict(0.0, "wrong")}
+            return tuple(ScoredGroup(g, tuple(graded[c.text] for c in g.completions)) for g in groups)
+
+    result, logger = run(own(config(tmp_path, max_steps=3)), FakeModel(skill=0.5, pace=0.0), scorer=Graded())
+    assert result.without_best.mode == "spread"
+    before, after = logger.notes
+    assert "are trained on as they are. The rewards so far are 0, 0.5: none is right" in before
+    assert "The rewards so far are 0, 0.5, 1: they tell right (1) from wrong" in after
+
+
 def test_a_plateau_asks_the_reward_function_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 

@@ -24,7 +24,7 @@ from trainer.jsonable import NotThisRecord, from_json, to_json
 from trainer.ports import Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
-from trainer.state import RunState
+from trainer.state import SCHEMA, RunState
 from trainer.step import judged, logged, step
 from trainer.update.forest import Batch
 from trainer.update.report import NO_UPDATE, RankReport
@@ -150,19 +150,19 @@ def test_everything_that_a_run_learns_is_in_the_json() -> None:
     of = run(stop_without_signal=False)
     state, _, _ = steps(of, begun(of), ["right", "right", *["collapsed"] * 9, "mixed"], start=0)
     written = state.to_json()
-    assert written["schema"] == 1
+    assert written["schema"] == SCHEMA
     assert written["memory"]["answers"] and written["drift"]["first"] and written["exhibits"]
     assert state.curriculum.rungs.any() and state.curriculum.misses.any() and state.alarms
 
 
 def test_a_state_of_another_schema_is_refused() -> None:
     state = begun(run()).to_json()
-    with pytest.raises(NotThisRecord, match="schema: 99 is not known; it must be 1"):
+    with pytest.raises(NotThisRecord, match=f"schema: 99 is not known; it must be {SCHEMA}"):
         RunState.from_json(state | {"schema": 99})
     with pytest.raises(NotThisRecord, match="schema: None"):
         RunState.from_json([])
     with pytest.raises(NotThisRecord, match="RunState has the fields step"):
-        RunState.from_json({"schema": 1})
+        RunState.from_json({"schema": SCHEMA})
 
 
 @pytest.mark.parametrize(

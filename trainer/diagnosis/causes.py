@@ -104,21 +104,26 @@ def find(run: Run, history: History, trial: HoldTrial) -> Evidence | None:
     """Why the run cannot learn; None while it can, or may. The first of these that fits:
 
     data_too_large; unverifiable_reward where nothing was left to learn before the first update; where no group learns
-    and nothing is left to try, `why_silent`; else learning_rate_too_high, learning_rate_too_low, and out_of_reach or
-    unverifiable_reward for a plateau.
+    and nothing is left to try, `why_silent`; constant_reward; else learning_rate_too_high, learning_rate_too_low, and
+    out_of_reach or unverifiable_reward for a plateau.
     """
     if found := data_too_large(run, history):
         return found
     if history.reached and not history.steps:
         return unverifiable_reward(run, history, trial())
-    if is_silent(history):
+    if is_silent(run, history):
         return why_silent(run, history, trial())
+    own = run.config.task.dataset is not None
+    if own and history.silent_steps >= SILENT_STEPS and not history.rewards_differed:
+        return constant_reward(history, trial())  # what is left to try would not change it
     return learning_rate_too_high(run, history) or learning_rate_too_low(run, history) or plateau(run, history, trial)
 
 
-def is_silent(history: History) -> bool:
-    """No group learned for `SILENT_STEPS`, nothing is left to try, and it is no accident."""
-    return history.exhausted and history.silent_steps >= SILENT_STEPS and not _by_chance(history)
+def is_silent(run: Run, history: History) -> bool:
+    """No group learned for `SILENT_STEPS`, nothing is left to try, and it is no accident: one of more steps than a
+    rescue has is none."""
+    waits = history.silent_steps <= run.config.signal.rescue_visits and _by_chance(history)
+    return history.exhausted and history.silent_steps >= SILENT_STEPS and not waits
 
 
 def why_silent(run: Run, history: History, trial: Trial) -> Evidence:
@@ -222,7 +227,7 @@ def learning_rate_too_high(run: Run, history: History) -> LearningRateTooHigh | 
     were not at first; or no group learns any more and nothing is left to try.
     """
     early = history.updates < SILENT_STEPS or history.steps < 2 * SILENT_STEPS
-    if not history.updates or (early and not is_silent(history)):  # a single update can break a policy for good
+    if not history.updates or (early and not is_silent(run, history)):  # a single update can break a policy for good
         return None
     # What a user's function gives at best may be far below what it was said to give.
     best = history.reward_high if run.config.task.dataset else max(history.reward_high, run.best_reward)
@@ -232,7 +237,7 @@ def learning_rate_too_high(run: Run, history: History) -> LearningRateTooHigh | 
     below_peak = peak >= FALLEN * span and now <= (1 - LOST) * peak
     if span <= SAME_REWARD or not (below_start or below_peak):
         return None
-    breakage = _breakage(history)
+    breakage = _breakage(run, history)
     if breakage is None:
         return None
     return LearningRateTooHigh(history.reward_start + max(peak, 0.0), history.reward_now, history.updates, breakage)
@@ -301,7 +306,7 @@ def _by_chance(history: History) -> bool:
     return correct > 0 and (1 - correct / samples) ** int(tally.samples_since[wide].sum()) > ACCIDENT
 
 
-def _breakage(history: History) -> Breakage | None:
+def _breakage(run: Run, history: History) -> Breakage | None:
     """What the updates have broken."""
     before, after = (float(np.median(norms)) for norms in (history.first_norms, history.last_norms))
     if after > EXPLODED_NORM * before > 0:
@@ -316,7 +321,7 @@ def _breakage(history: History) -> Breakage | None:
     spoilt_before, spoilt = _spoilt(history.first), _spoilt(history.last)
     if spoilt >= SPOILT_SHARE > spoilt_before:
         return CompletionsSpoilt(spoilt_before, spoilt)
-    return NothingLearns() if is_silent(history) else None
+    return NothingLearns() if is_silent(run, history) else None
 
 
 def _spoilt(steps: Sequence[StepSums]) -> float:

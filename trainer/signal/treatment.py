@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.schema import reward_scale, without_best
+from configs.schema import WithoutBest, reward_scale
 from trainer.run import Run
 from trainer.scored import ScoredGroup, prepare
 from trainer.signal.advantages import Lesson, assign
@@ -51,32 +51,35 @@ class Treated:
 
 
 def treat(
-    run: Run, rollouts: Sequence[Rollout], scored: Sequence[ScoredGroup], memory: SelfImitation
+    run: Run, mode: WithoutBest, rollouts: Sequence[Rollout], scored: Sequence[ScoredGroup], memory: SelfImitation
 ) -> tuple[Treated, ...]:
-    """What becomes of each of a step's groups. Pass all of them, see `advantages.assign`."""
+    """What becomes of each of a step's groups. Pass all of them, see `advantages.assign`.
+
+    mode: of groups without a right answer (`right_and_wrong.without_best`).
+    """
     prepare(scored)
-    judged = [_judged(run, rollout, group, memory) for rollout, group in zip(rollouts, scored, strict=True)]
+    judged = [_judged(run, mode, rollout, group, memory) for rollout, group in zip(rollouts, scored, strict=True)]
     of_all = reward_scale(run.config.training) == "batch"  # else those that are skipped change nothing for the others
     chosen = [index for index, one in enumerate(judged) if of_all or one.treatment != "skip"]
-    lessons = dict(zip(chosen, _lessons(run, [judged[index] for index in chosen], memory), strict=True))
+    lessons = dict(zip(chosen, _lessons(run, mode, [judged[index] for index in chosen], memory), strict=True))
     return tuple(
         one if one.treatment == "skip" else _with_lesson(one, lessons[index]) for index, one in enumerate(judged)
     )
 
 
-def is_stuck(run: Run, rollout: Rollout) -> bool:
+def is_stuck(run: Run, mode: WithoutBest, rollout: Rollout) -> bool:
     """Whether a right answer to the prompt is no longer left to chance."""
-    rescued = run.config.signal.rescue and without_best(run.config) != "train"
+    rescued = run.config.signal.rescue and mode != "train"
     return rescued and rollout.misses >= MANY_MISSES
 
 
-def _judged(run: Run, rollout: Rollout, group: ScoredGroup, memory: SelfImitation) -> Treated:
+def _judged(run: Run, mode: WithoutBest, rollout: Rollout, group: ScoredGroup, memory: SelfImitation) -> Treated:
     """What is meant to become of the group."""
-    best, mode = run.best_reward, without_best(run.config)
+    best = run.best_reward
     kind, missed = classify(group, best), not group.holds_best(best)
     spreads = can_spread(group, kind, best, mode)
     treatment: Treatment = "skip"
-    if missed and rollout.prompt in memory.answers and is_stuck(run, rollout):
+    if missed and rollout.prompt in memory.answers and is_stuck(run, mode, rollout):
         treatment = "replay"
     elif spreads and needs_spread(group, rollout.misses):
         treatment = "spread"
@@ -85,13 +88,13 @@ def _judged(run: Run, rollout: Rollout, group: ScoredGroup, memory: SelfImitatio
     return Treated(rollout, group, kind, treatment, None, spreads, narrow(group, kind, best), missed)
 
 
-def _lessons(run: Run, judged: Sequence[Treated], memory: SelfImitation) -> tuple[Lesson, ...]:
+def _lessons(run: Run, mode: WithoutBest, judged: Sequence[Treated], memory: SelfImitation) -> tuple[Lesson, ...]:
     """The groups as they are trained on, with advantages."""
     sampled = [one.scored for one in judged]
     shown = [
         memory.shown(one.rollout.prompt, one.scored) if one.treatment == "replay" else one.scored for one in judged
     ]
-    if without_best(run.config) != "train":
+    if mode != "train":
         shown = without_partial_credit(shown, run.best_reward)
     prepare([group for group, before in zip(shown, sampled, strict=True) if group is not before])
     return assign(shown, run.config.training, [one.treatment == "spread" for one in judged])

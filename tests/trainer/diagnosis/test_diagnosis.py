@@ -95,6 +95,10 @@ def diagnose(past: Past, trial: HoldTrial) -> Diagnosis | None:
     return tell(evidence, past.config) if evidence else None
 
 
+def silent(past: Past) -> bool:
+    return is_silent(Run(past.config, (), best_reward=1.0, dtype="float32"), past.history)
+
+
 def found(past: Past, trial: Trial = CHANGED_BY_QUESTION) -> Diagnosis | None:
     return diagnose(past, lambda: trial)
 
@@ -106,11 +110,11 @@ def cause(past: Past, trial: Trial = CHANGED_BY_QUESTION) -> str | None:
 
 def test_silence_needs_three_steps_and_nothing_left_to_try() -> None:
     steps = [step(mixed("a")), *[step(wrong("a"))] * 3]
-    assert is_silent(history(steps).history)
-    assert not is_silent(history(steps[:-1]).history)
-    assert not is_silent(history(steps, exhausted=False).history)
+    assert silent(history(steps))
+    assert not silent(history(steps[:-1]))
+    assert not silent(history(steps, exhausted=False))
     assert found(history(steps, exhausted=False)) is None
-    assert not is_silent(history([*steps, step(mixed("a"), wrong("b"))]).history)
+    assert not silent(history([*steps, step(mixed("a"), wrong("b"))]))
 
 
 def test_a_verdict_and_its_advice_are_a_sentence_each() -> None:
@@ -360,8 +364,21 @@ def test_a_silence_that_rare_right_answers_explain_is_none() -> None:
     assert cause(history([*rare, lucky, *silent * 10])) == "out_of_reach"
     alike = step(wrong("a", samples=8, kind="collapsed", text_share=1.0))  # more of the same brings nothing
     assert cause(history([*rare, lucky, *[alike] * 3])) == "collapsed"
+    rescue = [step(wrong("a", samples=1))]  # and one that lasts longer than a rescue is none, however rare they are
+    assert found(history([*rare, lucky, *rescue * 12])) is None
+    assert cause(history([*rare, lucky, *rescue * 13])) == "out_of_reach"
     often = [step(mixed("a", samples=8, correct=4))] * 3
     assert cause(history([*often, *silent])) == "out_of_reach"
+
+
+def test_a_constant_reward_of_one_s_own_is_told_whatever_is_left_to_try() -> None:
+    same = [step(wrong("a"), wrong("b"))] * 3
+    own = config(task=OWN_TASK)
+    still = history(same, own, exhausted=False)
+    assert cause(still, Trial(question_matters=True, answer_pays=False)) == "constant_reward"
+    assert cause(still, Trial(question_matters=True, answer_pays=True)) is None  # it would tell a right answer
+    assert cause(history(same[:2], own, exhausted=False), NOTHING_PROVED) is None
+    assert cause(history(same, exhausted=False), NOTHING_PROVED) is None
 
 
 def test_a_reward_that_once_differed_is_not_constant() -> None:

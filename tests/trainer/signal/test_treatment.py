@@ -26,7 +26,13 @@ def treated(
 ) -> Treated:
     """One group; an earlier one had a right answer."""
     config = Config.model_validate({"task": {"name": "comparison"}, "signal": signal, "run": {"max_steps": 1}})
-    (found,) = treat(Run(config, (EXAMPLE_PROMPT,), 1.0, "float32"), [rollout], [scored(*samples)], memory)
+    (found,) = treat(
+        Run(config, (EXAMPLE_PROMPT,), 1.0, "float32"),
+        config.signal.without_best or "spread",
+        [rollout],
+        [scored(*samples)],
+        memory,
+    )
     return found
 
 
