@@ -152,6 +152,22 @@ class TaskSettings(Section):
         description="Split of the data set; a single file is all train. A built-in task has train and, with no "
         "question in common, test.",
     )
+    eval_dataset: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Held-out prompts, which are evaluated and never trained on; as task.dataset, and with the same "
+        "columns. null takes task.dataset, if task.eval_split is set.",
+    )
+    eval_split: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Split that held-out prompts are of; null is train of task.eval_dataset, if that is set, else "
+        "there are none. Of a built-in task test.",
+    )
+    eval_overlap: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="What is done about held-out prompts that are also training prompts.",
+    )
     reward: str | None = Field(
         default=None,
         pattern=r"^.+\.py:[A-Za-z_]\w*$",
@@ -464,11 +480,23 @@ class RunSettings(Section):
         description="Stop, successfully, when the mean reward of the evaluated prompts reaches this, both sampled "
         "and greedy; null trains on.",
     )
+    target_on: Literal["train", "eval"] = Field(
+        default="train",
+        description="Prompts that run.target_reward is of: those trained on, or the held-out ones (task.eval_split).",
+    )
     evaluation_prompts: int = Field(
         default=256,
-        ge=1,
+        ge=0,
         le=MILLION,
-        description="Prompts evaluated at most, in a run and by `cohort eval`; a smaller task is evaluated whole.",
+        description="Prompts evaluated at most, of those trained on and of held-out ones, in a run and by `cohort "
+        "eval`; a smaller task is evaluated whole. 0 does without evaluations.",
+    )
+    eval_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=BILLION,
+        description="Evaluate every so many steps: the held-out prompts, if there are any, else those trained on. "
+        "null: before and after training, and when the latest groups say that the target may be reached.",
     )
     save_model: bool = Field(
         default=True, description="Write the trained model into the run's folder, in Hugging Face format."
@@ -591,12 +619,33 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"({run.max_steps}): the learning rate would never reach its peak. Lower it, or raise "
             "run.max_steps."
         )
+    yield from _evaluation_conflicts(config)
     yield from _training_conflicts(training, sampling.max_completion_length)
     if signal.rescue and signal.rescue_max_temperature < sampling.temperature:
         yield (
             f"signal.rescue_max_temperature: {signal.rescue_max_temperature} must be at least "
             f"sampling.temperature ({sampling.temperature}), where every rescue starts. Raise it, or set "
             "signal.rescue: false."
+        )
+
+
+def _evaluation_conflicts(config: Config) -> Iterator[str]:
+    run = config.run
+    if run.evaluation_prompts == 0 and (run.target_reward is not None or run.eval_steps is not None):
+        name = "target_reward" if run.target_reward is not None else "eval_steps"
+        yield (
+            f"run.evaluation_prompts: 0 does without evaluations, which run.{name}: {getattr(run, name)} needs. "
+            f"Raise it, or leave out run.{name}."
+        )
+    if run.target_on == "eval" and not has_held_out(config.task):
+        yield (
+            "run.target_on: eval needs held-out prompts, and there are none. Set task.eval_split or "
+            "task.eval_dataset, or run.target_on: train."
+        )
+    elif run.target_on == "eval" and run.target_reward is not None and run.eval_steps is None:
+        yield (
+            "run.target_on: eval is only seen where held-out prompts are evaluated, and run.eval_steps is null. Set "
+            "it, for example to 10."
         )
 
 
@@ -660,13 +709,24 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
             f"task.reward_environment: {list(task.reward_environment)} is only allowed with task.reward: a built-in "
             "task's answers are judged without. Leave it out."
         )
-    if task.name is not None and task.split not in ("train", "test"):
-        yield f"task.split: {task.split} is not allowed: a built-in task has the splits train and test. Choose one."
+    for name in ("split", "eval_split"):
+        if task.name is not None and (split := getattr(task, name)) not in ("train", "test", None):
+            yield f"task.{name}: {split} is not allowed: a built-in task has the splits train and test. Choose one."
+    if task.name is not None and task.eval_dataset is not None:
+        yield (
+            f"task.eval_dataset: {task.eval_dataset} is only allowed with task.dataset: a built-in task has held-out "
+            "prompts of its own. Set task.eval_split: test."
+        )
     if task.range is not None and task.range[0] > task.range[1]:
         yield f"task.range: {list(task.range)} is empty: the first number must be at most the second. Swap them."
     for name in ("difficulty", "range", "shaping"):
         if task.dataset is not None and (value := getattr(task, name)) != TaskSettings.model_fields[name].default:
             yield f"task.{name}: {value} is only allowed with a built-in task; your data has its own. Leave it out."
+
+
+def has_held_out(task: TaskSettings) -> bool:
+    """Whether there are prompts that are evaluated and not trained on."""
+    return task.eval_split is not None or task.eval_dataset is not None
 
 
 def clip_range(training: TrainingSettings) -> tuple[float, float]:

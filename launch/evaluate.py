@@ -8,7 +8,8 @@ from launch.logger.display import default_console, one_line, shown
 from launch.prepare import prepare
 from launch.processes.start import engines_only
 from launch.task_scorer import TaskScorer
-from trainer.evaluation import Evaluation, evaluate
+from trainer.evaluate import evaluate
+from trainer.evaluation import Evaluation
 from trainer.run import Run
 
 
@@ -25,12 +26,13 @@ def evaluate_model(config: Config) -> int:
     with engines_only(prepared, phase) as engines:
         phase("evaluating")
         run = Run(config, task.prompts, task.best_reward, dtype="float32")  # whatever it is: no rank is asked
-        result = evaluate(run, engines, TaskScorer(task), "evaluation")
+        result = evaluate(run, run.evaluated, engines, TaskScorer(task), "evaluation")
     console.print(_table(result))
     console.print(
         f"reward_sampled {result.reward_sampled:.4f}  accuracy_greedy {result.accuracy_greedy:.4f}  "
         f"prompts_solved {result.prompts_solved}/{len(result.prompts)}"
     )
+    console.print("  ".join(f"pass@{k} {chance:.4f}" for k, chance in result.pass_at.items()))
     return 0
 
 

@@ -103,7 +103,9 @@ class Keeper:
 
 def evaluated(state: RunState) -> float | None:
     """Mean sampled reward of the state's own policy, if it was evaluated."""
-    return state.latest.reward_sampled if state.latest.policy_version == state.policy_version else None
+    latest = state.telling
+    fresh = latest.prompts and latest.policy_version == state.policy_version
+    return latest.reward_sampled if fresh else None
 
 
 def _line(error: BaseException) -> str:

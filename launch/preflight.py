@@ -20,14 +20,22 @@ PROCESSES = 8
 GIB = 1 << 30
 
 
-def refuse_misfits(config: Config, task_prompts: Sequence[Prompt], context_length: int, gpu: bool) -> None:
+def refuse_misfits(
+    config: Config,
+    task_prompts: Sequence[Prompt],
+    context_length: int,
+    gpu: bool,
+    held_out: Sequence[Prompt] = (),
+) -> None:
     """Raises ConfigError naming everything that does not fit together.
 
-    context_length: tokens that the model can attend to. gpu: whether there is one to run on.
+    context_length: tokens that the model can attend to. gpu: whether there is one to run on. held_out: prompts that
+    are evaluated only.
     """
     problems = [
         *_batch_problems(config, task_prompts),
-        *_length_problems(config, task_prompts, context_length),
+        *_held_out_problems(config, task_prompts, held_out),
+        *_length_problems(config, (*task_prompts, *held_out), context_length),
         *_machine_problems(config, gpu),
     ]
     if problems:
@@ -103,6 +111,17 @@ def _batch_problems(config: Config, prompts: Sequence[Prompt]) -> Iterator[str]:
         yield (
             f"{source}: the prompt id {name} is given {count} times{more}; ids must be unique. Correct the "
             "column `id`, or leave it out and rows are numbered."
+        )
+
+
+def _held_out_problems(config: Config, prompts: Sequence[Prompt], held_out: Sequence[Prompt]) -> Iterator[str]:
+    trained = {prompt.token_ids for prompt in prompts}
+    both = [prompt for prompt in held_out if prompt.token_ids in trained]
+    if both and config.task.eval_overlap == "refuse":
+        yield (
+            f"{len(both)} of {len(held_out)} held-out prompts are trained on too (the first is {both[0].id}), so "
+            "what is measured on them is no truth about others. Take them out, choose another task.eval_split or "
+            "task.eval_dataset, or set task.eval_overlap: allow."
         )
 
 

@@ -47,7 +47,9 @@ def identity(prepared: Prepared) -> Mapping[str, str]:
     """Hashes of what a run depends on besides its configuration, and versions."""
     task = prepared.config.task
     reward = Path(task.reward.rpartition(":")[0]).expanduser() if task.reward else None
-    prompts = ((one.id, list(one.token_ids), one.columns) for one in prepared.task.prompts)
+    prompts = (
+        (one.id, list(one.token_ids), one.columns) for one in (*prepared.task.prompts, *prepared.task.held_out)
+    )
     libraries = {name: _version(name) for name in LIBRARIES}
     return {
         "prompts": _hash(json.dumps(one, default=str, sort_keys=True) for one in prompts),

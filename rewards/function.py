@@ -45,15 +45,17 @@ class RewardFunction:
     def __reduce__(self) -> tuple[Any, ...]:
         return RewardFunction, (self.spec, self.timeout, self.environment)
 
-    def check(self, columns: Collection[str]) -> None:
-        """Import the function and see that the data set has what it asks for. Raises TaskError."""
+    def check(self, columns: Collection[str], held_out: bool = False) -> None:
+        """Import the function and see that the data set has what it asks for. held_out: the columns are those of the
+        held-out prompts. Raises TaskError."""
         _, ready = self._start()
         missing = [name for name in ready.required if name not in (*GIVEN, *columns)]
         if missing:
+            which = "the held-out prompts; they have" if held_out else "the data set; it has"
             raise TaskError(
                 f"task.reward: {self.spec} requires the argument `{missing[0]}`, which is not a column of "
-                f"the data set; it has {', '.join(columns) or 'none besides prompt'}. Add the column, or "
-                "give the argument a default."
+                f"{which} {', '.join(columns) or 'none besides prompt'}. Add the column, or give the "
+                "argument a default."
             )
 
     def __call__(self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> tuple[float, ...]:

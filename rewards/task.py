@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from itertools import islice, tee
 from typing import Any
 
-from configs.schema import Difficulty, TaskSettings
+from configs.schema import Difficulty, TaskSettings, has_held_out
 from rewards import dataset, gym, shares
 from rewards.arithmetic import Arithmetic
 from rewards.binary import Binary
@@ -32,11 +32,13 @@ Tokenize = Callable[[Sequence[Message]], Sequence[int]]
 
 @dataclass(frozen=True)
 class Task:
-    """prompts: at least one. best_reward: that of a right answer. judge: see `score`."""
+    """prompts: at least one. best_reward: that of a right answer. judge: see `score`. held_out: prompts that are not
+    trained on."""
 
     prompts: tuple[Prompt, ...]
     best_reward: float
     judge: Judge
+    held_out: tuple[Prompt, ...] = ()
 
     def score(
         self,
@@ -83,21 +85,23 @@ def tasks() -> tuple[TaskSummary, ...]:
     )
 
 
-def load_task(settings: TaskSettings, seed: int, tokenize: Tokenize) -> Task:
+def load_task(settings: TaskSettings, seed: int, tokenize: Tokenize, held_out: int = 0) -> Task:
     """Make the task that the settings name; `seed` counts where `task.seed` is null. Raises TaskError.
+
+    held_out: prompts that are made or read at most of the split that is not trained on.
 
     A data set's plain-text prompt is asked as one user message through the model's chat template (TRL would
     give a model the bare text); the reward function sees it as the text it is.
     """
     if settings.name is None:
-        return _own(settings, tokenize)
+        return _own(settings, tokenize, held_out)
     seed = seed if settings.seed is None else settings.seed
     if settings.name.startswith(gym.PREFIX):
-        return _gym(settings, settings.name.removeprefix(gym.PREFIX), seed, tokenize)
-    return _builtin(settings, settings.name, seed, tokenize)
+        return _gym(settings, settings.name.removeprefix(gym.PREFIX), seed, tokenize, held_out)
+    return _builtin(settings, settings.name, seed, tokenize, held_out)
 
 
-def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -> Task:
+def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize, held_out: int) -> Task:
     if name not in TASKS:
         near = get_close_matches(name, TASKS, n=1)
         raise TaskError(
@@ -106,13 +110,12 @@ def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -
             "task of your own set task.dataset and task.reward."
         )
     low, high = settings.range or TASKS[name].ranges[settings.difficulty]
-    task, split = TASKS[name](low, high), _split(settings)
+    task, split = TASKS[name](low, high), _share(settings.split)
     whole = task.capacity < shares.BLOCK
-    if whole and split == "test":
+    if whole and (setting := _asks_for_test(settings)):
         raise TaskError(
-            f"task.split: test: {name} has only {task.capacity} questions in the range [{low}, {high}], and all are "
-            f"for training; a held-out split needs {shares.BLOCK} or more. Set task.split: train, or widen "
-            "task.range."
+            f"{setting}: test: {name} has only {task.capacity} questions in the range [{low}, {high}], and all are "
+            f"for training; a held-out split needs {shares.BLOCK} or more. Leave {setting} out, or widen task.range."
         )
     available = task.capacity if whole else shares.size(task.capacity, split)
     if settings.size > available:
@@ -120,62 +123,103 @@ def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -
             f"task.size: {settings.size} is more than {name} has: {available} different questions in the range "
             f"[{low}, {high}] for task.split {split}. Lower task.size, or widen task.range."
         )
-    asked = task.questions(seed) if whole else shares.take(task.questions(seed), split)
     examples = task.questions(seed) if whole else shares.take(task.questions(seed), "examples")
     shown = list(islice(examples, settings.few_shot + 1))  # one to spare: none is shown before itself
-    prompts = [
-        _prompt(
-            question,
-            _opening(settings, (example for example in shown if example.id != question.id)),
-            {"answer": question.answer},
-            tokenize,
+
+    def prompts(split: shares.Share, number: int) -> tuple[Prompt, ...]:
+        asked = task.questions(seed) if whole else shares.take(task.questions(seed), split)
+        return tuple(
+            _prompt(
+                question,
+                _opening(settings, (example for example in shown if example.id != question.id)),
+                {"answer": question.answer},
+                tokenize,
+            )
+            for question in islice(asked, number)
         )
-        for question in islice(asked, settings.size)
-    ]
-    return Task(tuple(prompts), best_reward=1.0, judge=BuiltinJudge(task, settings.shaping))
+
+    return Task(
+        prompts(split, settings.size),
+        best_reward=1.0,
+        judge=BuiltinJudge(task, settings.shaping),
+        held_out=prompts(_share(settings.eval_split), held_out) if settings.eval_split else (),
+    )
 
 
-def _gym(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize) -> Task:
+def _gym(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize, held_out: int) -> Task:
     for key in ("difficulty", "range"):
         if (value := getattr(settings, key)) != TaskSettings.model_fields[key].default:
             raise TaskError(
                 f"task.{key}: {value} is not allowed for {settings.name}, which is asked with the package's own "
                 "settings. Leave it out."
             )
-    split = _split(settings)
-    asked, examples = tee(gym.questions(name, seed))
+    split = _share(settings.split)
+    asked, others, examples = tee(gym.questions(name, seed), 3)
     opening = _opening(settings, shares.take(examples, "examples"))
-    prompts = [
-        _prompt(question, opening, {"answer": question.answer, "task": name, "entry": question.entry}, tokenize)
-        for question in islice(shares.take(asked, split), settings.size)
-    ]
-    if len(prompts) < settings.size:
+
+    def prompts(asked: Iterable[gym.GymQuestion], split: shares.Share, number: int) -> tuple[Prompt, ...]:
+        return tuple(
+            _prompt(question, opening, {"answer": question.answer, "task": name, "entry": question.entry}, tokenize)
+            for question in islice(shares.take(asked, split), number)
+        )
+
+    trained = prompts(asked, split, settings.size)
+    if len(trained) < settings.size:
         raise TaskError(
-            f"task.size: {settings.size} is more than {settings.name} has: {len(prompts)} different questions for "
+            f"task.size: {settings.size} is more than {settings.name} has: {len(trained)} different questions for "
             f"task.split {split}. Lower task.size."
         )
-    return Task(tuple(prompts), best_reward=1.0, judge=GymJudge(settings.shaping, settings.reward_timeout))
+    return Task(
+        trained,
+        best_reward=1.0,
+        judge=GymJudge(settings.shaping, settings.reward_timeout),
+        held_out=prompts(others, _share(settings.eval_split), held_out) if settings.eval_split else (),
+    )
 
 
-def _own(settings: TaskSettings, tokenize: Tokenize) -> Task:
+def _own(settings: TaskSettings, tokenize: Tokenize, held_out: int) -> Task:
     if settings.dataset is None or settings.reward is None:
         raise TaskError("task.dataset and task.reward are needed for a task of your own. Set both, or task.name.")
     function = RewardFunction(settings.reward, settings.reward_timeout, settings.reward_environment)
     rows = dataset.read(settings.dataset, settings.split)
     function.check(tuple(rows[0].columns))
+    others = _held_out_rows(settings, settings.dataset)[:held_out] if has_held_out(settings) else ()
+    if others:
+        function.check(tuple(others[0].columns), held_out=True)
     system = _system(settings.system_prompt)
-    prompts = []
-    for row in rows:
+
+    def prompt(row: dataset.Row) -> Prompt:
         messages = ({"role": "user", "content": row.prompt},) if isinstance(row.prompt, str) else row.prompt
         if messages[0]["role"] != "system":
             messages = (*system, *messages)
         text = row.prompt if isinstance(row.prompt, str) else None
-        prompts.append(Prompt(row.id, messages, row.columns, tuple(tokenize(messages)), text))
-    return Task(tuple(prompts), settings.best_reward, FunctionJudge(function, settings.best_reward))
+        return Prompt(row.id, messages, row.columns, tuple(tokenize(messages)), text)
+
+    return Task(
+        tuple(map(prompt, rows)),
+        settings.best_reward,
+        FunctionJudge(function, settings.best_reward),
+        tuple(map(prompt, others)),
+    )
 
 
-def _split(settings: TaskSettings) -> shares.Share:
-    return "test" if settings.split == "test" else "train"
+def _held_out_rows(settings: TaskSettings, dataset_name: str) -> tuple[dataset.Row, ...]:
+    try:
+        return dataset.read(settings.eval_dataset or dataset_name, settings.eval_split or "train")
+    except TaskError as error:  # which speaks of the settings that training prompts have
+        text = str(error).replace("task.split", "task.eval_split")
+        if settings.eval_dataset:
+            text = text.replace("task.dataset", "task.eval_dataset")
+        raise TaskError(text) from None
+
+
+def _share(split: str | None) -> shares.Share:
+    return "test" if split == "test" else "train"
+
+
+def _asks_for_test(settings: TaskSettings) -> str | None:
+    """The setting that does."""
+    return next((f"task.{name}" for name in ("split", "eval_split") if getattr(settings, name) == "test"), None)
 
 
 def _opening(settings: TaskSettings, examples: Iterable[Question]) -> tuple[Message, ...]:

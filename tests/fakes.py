@@ -8,6 +8,7 @@ import numpy as np
 from generation.engine import SampleRequest
 from generation.groups import Completion, FinishReason, Group
 from rewards.prompts import Prompt, Verdict
+from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics
 from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
@@ -102,6 +103,7 @@ class FakeLogger:
     groups: list[Sequence[Treated]] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    evaluations: list[tuple[EvaluatedOn, Evaluation]] = field(default_factory=list)
 
     def phase(self, text: str) -> None:
         self.phases.append(text)
@@ -111,6 +113,9 @@ class FakeLogger:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def evaluation(self, on: EvaluatedOn, evaluation: Evaluation) -> None:
+        self.evaluations.append((on, evaluation))
 
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         self.steps.append(step)

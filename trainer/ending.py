@@ -9,7 +9,7 @@ from trainer.diagnosis.sentences import Diagnosis
 from trainer.evaluation import Evaluation, reaches
 from trainer.run import Run
 from trainer.signal.right_and_wrong import Chosen
-from trainer.state import RunState
+from trainer.state import HeldOut, RunState
 
 
 class Stop(Enum):
@@ -40,6 +40,7 @@ class Result:
 
     stopped: `stop` as a sentence. verdict: what came of it, one sentence.
     diagnosis: why it could not learn, whether or not that stopped it; its verdict is `verdict` then.
+    before, after: evaluations of prompts that were trained on. held_out: of others.
     alarms: of each name the first. without_best: what groups without a right answer were trained on in the end.
     """
 
@@ -53,6 +54,7 @@ class Result:
     policy_version: int
     before: Evaluation
     after: Evaluation
+    held_out: HeldOut | None
     alarms: tuple[Alarm, ...]
     without_best: Chosen
 
@@ -62,8 +64,9 @@ def why_stop(run: Run, state: RunState) -> Stop | None:
     limits = run.config.run
     target = limits.target_reward
     gives_up = state.diagnosis is not None and run.config.signal.stop_without_signal
-    fresh = state.latest.policy_version == state.policy_version
-    reached = target is not None and fresh and reaches(state.latest, target)
+    measured = _measured(run, state)
+    fresh = measured.policy_version == state.policy_version
+    reached = target is not None and fresh and reaches(measured, target)
     if reached and not (gives_up and state.policy_version == 0):
         return Stop.TARGET
     if gives_up:
@@ -92,6 +95,7 @@ def result(run: Run, state: RunState, stop: Stop) -> Result:
         policy_version=state.policy_version,
         before=state.before,
         after=state.latest,
+        held_out=state.held_out,
         alarms=state.alarms,
         without_best=state.without_best(run),
     )
@@ -107,11 +111,23 @@ def _target(run: Run, state: RunState, stop: Stop) -> Target:
     target = run.config.run.target_reward
     if target is None:
         return Target.NONE
-    reached = stop is not Stop.CANNOT_LEARN and reaches(state.latest, target)
+    reached = stop is not Stop.CANNOT_LEARN and reaches(_measured(run, state), target)
     return Target.REACHED if reached else Target.MISSED
+
+
+def _measured(run: Run, state: RunState) -> Evaluation:
+    """The latest evaluation that the target is of."""
+    return state.telling if run.config.run.target_on == "eval" else state.latest
 
 
 def _verdict(stopped: str, state: RunState) -> str:
     """What came of a run that nothing was wrong with, one sentence."""
-    rewards = f"from {state.before.reward_sampled:.3f} to {state.latest.reward_sampled:.3f}"
-    return f"{stopped.removesuffix('.')}: the mean reward went {rewards} in {state.step} steps."
+    first, last = state.before.reward_sampled, state.latest.reward_sampled
+    if not state.latest.prompts and state.rewards.known.any():  # nothing was evaluated
+        first, last = (state.rewards.mean(column) for column in (state.rewards.first, state.rewards.latest))
+    rewards = f"from {first:.3f} to {last:.3f}"
+    held_out = ""
+    if state.held_out:
+        one, other = state.held_out.before, state.held_out.latest
+        held_out = f", that of held-out prompts from {one.reward_sampled:.3f} to {other.reward_sampled:.3f}"
+    return f"{stopped.removesuffix('.')}: the mean reward went {rewards}{held_out} in {state.step} steps."

@@ -1,14 +1,15 @@
-"""Evaluation: the policy on the data set, greedy and at the training temperature."""
+"""Evaluation: what the policy can do on some prompts, greedy and at the training temperature."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb, nan
+from typing import Literal
 
-from generation.engine import SampleRequest, seed_of
 from rewards.prompts import SAME_REWARD
-from trainer.ports import Generator, Scorer
-from trainer.run import Run
-from trainer.scored import ScoredGroup
-from trainer.signal.kinds import classify
 from trainer.signal.right_and_wrong import RewardsSeen
+
+EvaluatedOn = Literal["train", "eval"]
+"""Prompts that are trained on, or held-out ones."""
 
 
 @dataclass(frozen=True)
@@ -29,65 +30,61 @@ class PromptResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The policy on the data set.
+    """The policy on some prompts, after `step` steps.
 
-    reward_sampled: mean over prompts at the training temperature.
+    reward_sampled: mean over prompts at the training temperature; nan without prompts, as are the other means.
     accuracy_greedy: share of prompts whose greedy answer has the best reward.
+    pass_at: k -> mean over prompts of the chance that at least one of k samples is right.
     seen: the rewards of all that was sampled.
     """
 
+    step: int
     policy_version: int
     prompts: tuple[PromptResult, ...]
     reward_sampled: float
     accuracy_greedy: float
+    pass_at: Mapping[int, float]
     seen: RewardsSeen
+
+    @property
+    def means(self) -> Mapping[str, float]:
+        """Those over prompts, by name."""
+        return {
+            "reward_sampled": self.reward_sampled,
+            "accuracy_greedy": self.accuracy_greedy,
+            **{f"pass_at_{k}": chance for k, chance in self.pass_at.items()},
+        }
 
     @property
     def prompts_solved(self) -> int:
         return sum(prompt.solved for prompt in self.prompts)
 
 
-def evaluate(run: Run, generator: Generator, scorer: Scorer, label: str) -> Evaluation:
-    """Samples `num_generations` and one greedy answer of the first `run.evaluation_prompts` prompts.
+def pass_at(k: int, samples: int, right: int) -> float:
+    """Chance that at least one of `k` samples is right, estimated without bias from `right` of `samples` that were
+    (Chen et al. 2021, arXiv 2107.03374, section 2.1): 1 - C(samples - right, k) / C(samples, k).
 
-    label: makes the random numbers of this evaluation its own.
+    >>> pass_at(1, samples=4, right=1), pass_at(2, samples=4, right=1), pass_at(4, samples=4, right=1)
+    (0.25, 0.5, 1.0)
     """
-    chosen, best_reward = run.evaluated, run.best_reward
-    seed, sampling = run.config.seed, run.config.sampling
+    return 1 - comb(samples - right, k) / comb(samples, k)
 
-    def score(count: int, temperature: float) -> list[ScoredGroup]:
-        """A step's worth of prompts at a time, so that the timeout of a step fits."""
-        requests = [SampleRequest(p, count, temperature, seed_of(seed, label, p.id)) for p in chosen]
-        size = sampling.prompts_per_step
-        parts = [requests[first : first + size] for first in range(0, len(requests), size)]
-        return [scored for part in parts for scored in scorer.score(generator.sample(part))]
 
-    sampled, greedy = score(sampling.num_generations, sampling.temperature), score(1, 0.0)
-    results = tuple(
-        PromptResult(
-            prompt_id=prompt.id,
-            question=prompt.messages[-1]["content"],
-            greedy=once.group.completions[0].text,
-            greedy_reward=once.reward_mean,
-            sampled_reward=many.reward_mean,
-            solved=_is_best(once.reward_mean, best_reward) and classify(many, best_reward) == "solved",
-        )
-        for prompt, many, once in zip(chosen, sampled, greedy, strict=True)
-    )
-    return Evaluation(
-        policy_version=sampled[0].group.policy_version,
-        prompts=results,
-        reward_sampled=sum(r.sampled_reward for r in results) / len(results),
-        accuracy_greedy=sum(_is_best(r.greedy_reward, best_reward) for r in results) / len(results),
-        seen=RewardsSeen().after([*sampled, *greedy], best_reward),
-    )
+def doubling(most: int) -> list[int]:
+    """1, 2, 4 and so on, and `most`.
+
+    >>> doubling(6)
+    [1, 2, 4, 6]
+    """
+    return [*(1 << power for power in range((most - 1).bit_length())), most]
 
 
 def reaches(evaluation: Evaluation, target_reward: float) -> bool:
     """Whether both the mean sampled reward and the mean greedy reward are at the target or above."""
-    greedy = sum(result.greedy_reward for result in evaluation.prompts) / len(evaluation.prompts)
+    greedy = mean([result.greedy_reward for result in evaluation.prompts])
     return min(evaluation.reward_sampled, greedy) >= target_reward - SAME_REWARD
 
 
-def _is_best(reward: float, best_reward: float) -> bool:
-    return reward >= best_reward - SAME_REWARD
+def mean(values: Sequence[float]) -> float:
+    """nan of none."""
+    return sum(values) / len(values) if values else nan

@@ -9,7 +9,8 @@ from typing import Protocol
 from generation.engine import SampleRequest, seed_of
 from trainer.diagnosis import trial
 from trainer.ending import Result, Stop, never_learned, result, why_stop
-from trainer.evaluation import Evaluation, evaluate, reaches
+from trainer.evaluate import evaluate
+from trainer.evaluation import EvaluatedOn, Evaluation, reaches
 from trainer.ports import Interrupted, Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
@@ -79,19 +80,33 @@ def train(
 
 def _ended(run: Run, state: RunState, ports: Ports, stop: Stop, elapsed: Callable[[], float]) -> Result:
     """What came of the run, by a last evaluation and diagnosis."""
-    if state.latest.policy_version != state.policy_version and stop is not Stop.INTERRUPTED:
-        with suppress(Interrupted):  # the run has ended already
-            state = evaluated(run, state, ports, "after training")
+    with suppress(Interrupted):  # the run has ended already
+        for on, latest in _latest(run, state):
+            if latest.policy_version != state.policy_version and stop is not Stop.INTERRUPTED:
+                state = evaluated(run, state, ports, "after training", on)
     if state.diagnosis is None and never_learned(state):
         state = diagnosed(run, state, ports, in_hindsight=True)
     return result(run, replace(state, seconds=elapsed()), stop)
 
 
+def _latest(run: Run, state: RunState) -> Sequence[tuple[EvaluatedOn, Evaluation]]:
+    """The latest evaluations of all prompts that are evaluated."""
+    latest: dict[EvaluatedOn, Evaluation | None] = {
+        "train": state.latest if run.evaluated else None,
+        "eval": state.held_out.latest if state.held_out else None,
+    }
+    return [(on, evaluation) for on, evaluation in latest.items() if evaluation]
+
+
 def _begun(run: Run, ports: Ports) -> RunState:
     """The state before the first step."""
-    ports.logger.phase("evaluating before training")
-    before = evaluate(run, ports.generator, ports.scorer, "before training")
-    state = RunState.start(run, before)
+    label = "before training"
+    ports.logger.phase(f"evaluating {label}")
+    before = evaluate(run, run.evaluated, ports.generator, ports.scorer, label)
+    held_out = evaluate(run, run.held_out, ports.generator, ports.scorer, label) if run.held_out else None
+    state = RunState.start(run, before, held_out)
+    for on, evaluation in _latest(run, state):
+        ports.logger.evaluation(on, evaluation)
     told(run, state, ports)
     if _nothing_to_learn(run, before):
         state = replace(
@@ -106,7 +121,7 @@ def _nothing_to_learn(run: Run, before: Evaluation) -> bool:
     """Whether the untrained policy is at the target, or right in everything: what a reward that any answer earns
     looks like."""
     target = run.config.run.target_reward
-    solved = before.prompts_solved == len(before.prompts)
+    solved = before.prompts_solved == len(before.prompts) > 0
     return solved or (target is not None and reaches(before, target))
 
 

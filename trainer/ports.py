@@ -6,6 +6,7 @@ from typing import Protocol
 
 from generation.engine import SampleRequest
 from generation.groups import Group
+from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics
 from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
@@ -57,6 +58,9 @@ class Logger(Protocol):
 
     def note(self, text: str) -> None:
         """Something to know."""
+
+    def evaluation(self, on: EvaluatedOn, evaluation: Evaluation) -> None:
+        """What the policy can do."""
 
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """What a step did."""

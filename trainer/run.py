@@ -13,12 +13,14 @@ DType = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Run:
-    """prompts: the data set; a prompt's number is its place there. best_reward: the task's. dtype: of the weights."""
+    """prompts: the data set; a prompt's number is its place there. best_reward: the task's. dtype: of the weights.
+    held_out: prompts that are evaluated and never trained on."""
 
     config: Config
     prompts: tuple[Prompt, ...]
     best_reward: float
     dtype: DType
+    held_out: tuple[Prompt, ...] = ()
 
     @cached_property
     def numbers(self) -> Mapping[str, int]:
@@ -27,5 +29,5 @@ class Run:
 
     @property
     def evaluated(self) -> tuple[Prompt, ...]:
-        """The prompts that the target is measured on."""
+        """Those of the prompts that are evaluated."""
         return self.prompts[: self.config.run.evaluation_prompts]

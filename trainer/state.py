@@ -53,13 +53,22 @@ class Rewards(Columns):
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Evaluations of prompts that are not trained on: before training, and the latest."""
+
+    before: Evaluation
+    latest: Evaluation
+
+
+@dataclass(frozen=True)
 class RunState:
     """step: steps done. policy_version: updates made. seconds: of the run so far.
 
     curriculum: which prompts to ask next. memory: right answers to show again. seen: which rewards there are.
     rewards, history, drift: what a diagnosis is made of. exhibits: what the reward function is tried on. trial: what
         came of that; None before, and again when a group learns after a silence.
-    before, latest: evaluations. alarms: of each name the first. diagnosis: why the run cannot learn, if it is known.
+    before, latest: evaluations of prompts that are trained on. held_out: of others; None if there are none.
+    alarms: of each name the first. diagnosis: why the run cannot learn, if it is known.
     """
 
     step: int
@@ -75,12 +84,13 @@ class RunState:
     trial: Trial | None
     before: Evaluation
     latest: Evaluation
+    held_out: HeldOut | None
     alarms: tuple[Alarm, ...]
     diagnosis: Diagnosis | None
 
     @classmethod
-    def start(cls, run: Run, before: Evaluation) -> "RunState":
-        """Before the first step. before: the untrained policy."""
+    def start(cls, run: Run, before: Evaluation, held_out: Evaluation | None = None) -> "RunState":
+        """Before the first step. before, held_out: the untrained policy."""
         prompts = len(run.prompts)
         return cls(
             step=0,
@@ -96,6 +106,7 @@ class RunState:
             trial=None,
             before=before,
             latest=before,
+            held_out=HeldOut(held_out, held_out) if held_out else None,
             alarms=(),
             diagnosis=None,
         )
@@ -127,6 +138,11 @@ class RunState:
     def without_best(self, run: Run) -> Chosen:
         """What groups without a right answer are trained on, as far as the rewards tell so far."""
         return without_best(run.config, self.seen, run.best_reward)
+
+    @property
+    def telling(self) -> Evaluation:
+        """The latest evaluation that tells most: of held-out prompts, if there are any."""
+        return self.held_out.latest if self.held_out else self.latest
 
     def with_alarm(self, name: str, text: str) -> "RunState":
         """With the alarm, if it is the first of its name."""

@@ -40,7 +40,8 @@ from generation.engine import SampleRequest, seed_of
 from rewards.prompts import SAME_REWARD
 from trainer.diagnosis import alarm, causes, trial
 from trainer.diagnosis.sentences import tell
-from trainer.evaluation import evaluate
+from trainer.evaluate import evaluate
+from trainer.evaluation import EvaluatedOn
 from trainer.happened import Happened, Times
 from trainer.metrics import measure
 from trainer.ports import Ports
@@ -113,17 +114,26 @@ def told(run: Run, state: RunState, ports: Ports, before: RunState | None = None
 
 
 def judged(run: Run, state: RunState, ports: Ports) -> RunState:
-    """The state with an evaluation, where the target may be reached, and a diagnosis. Judged again it is the same."""
-    if _may_reach_target(run, state):
-        state = evaluated(run, state, ports, f"at step {state.step}")
+    """The state with an evaluation, where it is time or the target may be reached, and a diagnosis. Judged again it
+    is the same."""
+    every = run.config.run.eval_steps
+    if every and state.step % every == 0 and state.telling.step != state.step:
+        state = evaluated(run, state, ports, f"at step {state.step}", "eval" if state.held_out else "train")
+    if _may_reach_target(run, state) and state.latest.step != state.step:
+        state = evaluated(run, state, ports, f"at step {state.step}", "train")
     return diagnosed(run, state, ports)
 
 
-def evaluated(run: Run, state: RunState, ports: Ports, label: str) -> RunState:
+def evaluated(run: Run, state: RunState, ports: Ports, label: str, on: EvaluatedOn) -> RunState:
     """The state with an evaluation of the policy as it is."""
-    ports.logger.phase(f"evaluating {label}")
+    held_out = on == "eval"
+    ports.logger.phase(f"evaluating {label}{', on held-out prompts' if held_out else ''}")
     ports.weight_sync.sync(state.policy_version)
-    latest = evaluate(run, ports.generator, ports.scorer, label)
+    prompts = run.held_out if held_out else run.evaluated
+    latest = evaluate(run, prompts, ports.generator, ports.scorer, label, state.step)
+    ports.logger.evaluation(on, latest)
+    if state.held_out and held_out:
+        return replace(state, held_out=replace(state.held_out, latest=latest))
     return replace(state, latest=latest, rewards=state.rewards.evaluated(latest))
 
 
@@ -177,4 +187,7 @@ def _request(run: Run, state: RunState, rollout: Rollout, step: int) -> SampleRe
 def _may_reach_target(run: Run, state: RunState) -> bool:
     """Whether the latest group of every evaluated prompt says that the target may be reached."""
     target, measured = run.config.run.target_reward, len(run.evaluated)
-    return target is not None and sum(state.rewards.latest[:measured].tolist()) >= (target - SAME_REWARD) * measured
+    if target is None or run.config.run.target_on == "eval":
+        return False
+    latest: list[float] = state.rewards.latest[:measured].tolist()
+    return sum(latest) >= (target - SAME_REWARD) * measured

@@ -18,7 +18,7 @@ from configs.errors import ConfigError
 from configs.schema import Config
 from launch.bench.instant import Instant, questions
 from launch.bench.measure import Spread, commit, machine, spread, versions
-from trainer.evaluation import evaluate
+from trainer.evaluate import evaluate
 from trainer.happened import Happened
 from trainer.ports import Ports
 from trainer.run import Run
@@ -157,7 +157,7 @@ def _step(run: Run, state: RunState, instant: Instant) -> tuple[RunState, Happen
 
 
 def _begun(run: Run, ports: Instant) -> RunState:
-    return RunState.start(run, evaluate(run, ports, ports, "before training"))
+    return RunState.start(run, evaluate(run, run.evaluated, ports, ports, "before training"))
 
 
 def _run(load: Load) -> Run:

@@ -14,6 +14,7 @@ import numpy as np
 from generation.engine import SampleRequest
 from generation.groups import Completion, Group
 from rewards.prompts import Prompt, Verdict
+from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics
 from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
@@ -67,6 +68,9 @@ class Instant:
 
     def note(self, text: str) -> None:
         """See `Logger.note`."""
+
+    def evaluation(self, on: EvaluatedOn, evaluation: Evaluation) -> None:
+        """See `Logger.evaluation`."""
 
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""

@@ -28,6 +28,7 @@ from launch.processes.start import engines_and_ranks
 from launch.processes.waiting import wait
 from launch.task_scorer import TaskScorer
 from trainer import loop
+from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics
 from trainer.ports import Learner, Ports
 from trainer.run import Run
@@ -113,6 +114,9 @@ class Collector:
 
     def note(self, text: str) -> None:
         """See `Logger.note`."""
+
+    def evaluation(self, on: EvaluatedOn, evaluation: Evaluation) -> None:
+        """See `Logger.evaluation`."""
 
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""

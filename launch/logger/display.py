@@ -20,7 +20,7 @@ from configs.printable import printable
 from configs.schema import Config
 from launch.logger.run_folder import RunFolder
 from trainer.ending import Result, Stop, Target
-from trainer.evaluation import PromptResult
+from trainer.evaluation import Evaluation, PromptResult
 from trainer.metrics import StepMetrics
 
 WIDTH = 110
@@ -86,6 +86,10 @@ class Display:
             self._live.refresh()
         else:
             self._print(Text(self._line(metrics)))
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """Held-out prompts were evaluated; a line that stays on the screen."""
+        self._print(Text(f"held-out prompts at step {evaluation.step}: {_measured(evaluation)}"))
 
     def alarm(self, text: str) -> None:
         """A warning, which stays on the screen."""
@@ -264,6 +268,10 @@ def _conclusion(result: Result) -> list[Text]:
     }[result.target]
     if result.stop is Stop.CANNOT_LEARN:
         style, head = "bold red", "Stopped"
+    held_out = []
+    if result.held_out:
+        for when, evaluation in (("before", result.held_out.before), ("after", result.held_out.latest)):
+            held_out.append(Text(f"Held-out prompts {when}: {_measured(evaluation)}."))
     cause = [Text(result.diagnosis.verdict), Text(result.diagnosis.advice, "bold")] if result.diagnosis else []
     return [
         Text.assemble(
@@ -273,9 +281,20 @@ def _conclusion(result: Result) -> list[Text]:
             f"sampled reward {before.reward_sampled:.3f} → {after.reward_sampled:.3f}, ",
             f"greedy accuracy {before.accuracy_greedy:.0%} → {after.accuracy_greedy:.0%}.",
         ),
+        *held_out,
         Text(result.stopped),
         *cause,
     ]
+
+
+def _measured(evaluation: Evaluation) -> str:
+    """An evaluation in a line."""
+    most = max(evaluation.pass_at)
+    return (
+        f"reward {evaluation.reward_sampled:.3f}, greedy accuracy {evaluation.accuracy_greedy:.0%}, "
+        f"pass@1 {evaluation.pass_at[1]:.3f}, pass@{most} {evaluation.pass_at[most]:.3f} "
+        f"({len(evaluation.prompts)} prompts)"
+    )
 
 
 def _files(folder: RunFolder) -> list[Text]:

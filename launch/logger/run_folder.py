@@ -17,7 +17,7 @@ from configs.loading import dump
 from configs.schema import Config
 from launch.errors import FolderError
 from trainer.ending import Result
-from trainer.evaluation import Evaluation
+from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics, of_groups
 from trainer.signal.treatment import Treated
 
@@ -25,8 +25,8 @@ MOST_FREQUENT = 5
 """Completions of a group that groups.jsonl keeps."""
 
 
-GROWING = ("groups.jsonl", "metrics.jsonl")
-"""Files that a step adds to."""
+GROWING = ("evaluations.jsonl", "groups.jsonl", "metrics.jsonl")
+"""Files that steps and evaluations add to."""
 
 PATIENCE = 60.0
 """Seconds for which a write that fails is tried again."""
@@ -34,7 +34,8 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/NAME/`: config.yaml, metrics.jsonl, groups.jsonl, tensorboard/, checkpoints/, model/ and summary.json.
+    """`runs/NAME/`: config.yaml, metrics.jsonl, groups.jsonl, evaluations.jsonl, tensorboard/, checkpoints/, model/
+    and summary.json.
 
     Every write is complete when the call returns, so a run that is killed leaves all of its steps behind.
     Numbers that JSON cannot hold (nan, inf) are written as null.
@@ -108,7 +109,7 @@ class RunFolder:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that a step adds to."""
+        """Bytes of the files that steps and evaluations add to."""
         return {name: _size(self.path / name) for name in GROWING}
 
     def go_on(self, config: Config, sizes: Mapping[str, int]) -> None:
@@ -131,6 +132,12 @@ class RunFolder:
         """Append a line to metrics.jsonl, and one for each group to groups.jsonl. Raises FolderError."""
         rows = [_group_row(metrics.step, one) for one in groups]
         self.pending.append({"groups.jsonl": _lines(rows), "metrics.jsonl": _lines([asdict(metrics)])})
+        self._patiently(self.catch_up)
+
+    def evaluation(self, on: EvaluatedOn, evaluation: Evaluation) -> None:
+        """Append a line to evaluations.jsonl. Raises FolderError."""
+        row = {"step": evaluation.step, "on": on, **_evaluation(evaluation)}
+        self.pending.append({"evaluations.jsonl": _lines([row])})
         self._patiently(self.catch_up)
 
     def catch_up(self) -> None:
@@ -275,6 +282,12 @@ def _summary(result: Result, config: Config, restarts: Sequence[str]) -> dict[st
         "restarts": [{"text": restart} for restart in restarts],
         **_evaluation(result.after),
         "before": _evaluation(result.before),
+        "held_out": {
+            "before": _evaluation(result.held_out.before),
+            "after": _evaluation(result.held_out.latest),
+        }
+        if result.held_out
+        else None,
         "table": [
             {
                 "prompt_id": now.prompt_id,
@@ -296,6 +309,7 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "reward_sampled": evaluation.reward_sampled,
         "accuracy_greedy": evaluation.accuracy_greedy,
+        "pass_at": {str(k): chance for k, chance in evaluation.pass_at.items()},
         "prompts_solved": evaluation.prompts_solved,
         "prompts": len(evaluation.prompts),
     }

@@ -1,12 +1,14 @@
 """The run's logger: to the screen, the run's folder and the trackers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 
 from launch.limited import limited
 from launch.logger.display import Display
 from launch.logger.run_folder import RunFolder
 from launch.logger.tracking import UPLOAD_SECONDS, Tracker
+from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics
 from trainer.signal.treatment import Treated
 
@@ -34,12 +36,18 @@ class RunLogger:
         """See `Logger.note`."""
         self._display.note(text)
 
+    def evaluation(self, on: EvaluatedOn, evaluation: Evaluation) -> None:
+        """See `Logger.evaluation`."""
+        self._folder.evaluation(on, evaluation)
+        self._track(evaluation.step, {f"{on}/{name}": value for name, value in evaluation.means.items()})
+        if on == "eval":
+            self._display.evaluation(evaluation)
+
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""
         self._folder.step(step, groups)
-        for tracker in [*self._trackers]:
-            if not self._try(tracker, partial(tracker.log, step), TRACKER_SECONDS):
-                self._trackers.remove(tracker)
+        values = asdict(step)
+        self._track(values.pop("step"), values)
         self._display.step(step)
 
     def close(self) -> None:
@@ -47,6 +55,11 @@ class RunLogger:
         while self._trackers:
             tracker = self._trackers.pop()
             self._try(tracker, tracker.close, UPLOAD_SECONDS + TRACKER_SECONDS)
+
+    def _track(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in [*self._trackers]:
+            if not self._try(tracker, partial(tracker.log, step, values), TRACKER_SECONDS):
+                self._trackers.remove(tracker)
 
     def _try(self, tracker: Tracker, call: Callable[[], None], seconds: float) -> bool:
         """Whether the tracker did it."""

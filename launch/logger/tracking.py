@@ -1,9 +1,10 @@
-"""Metrics to TensorBoard and Weights & Biases, under the names that StepMetrics gives them."""
+"""Metrics to TensorBoard and Weights & Biases, under their own names; those of an evaluation as `eval/...` if it is
+of held-out prompts, else as `train/...`."""
 
 import os
 import socket
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,6 @@ from typing import Any, Protocol
 from configs.errors import ConfigError
 from configs.schema import Config
 from launch.logger.run_folder import RunFolder
-from trainer.metrics import StepMetrics
 
 UPLOAD_SECONDS = 60.0
 """That Weights & Biases has to upload what is left at the end. It is in the run's folder in any case."""
@@ -23,8 +23,8 @@ class Tracker(Protocol):
     name: str
     """As the user knows it."""
 
-    def log(self, metrics: StepMetrics) -> None:
-        """Record a step."""
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values of a step, by name."""
         ...
 
     def close(self) -> None:
@@ -79,14 +79,12 @@ class TensorBoardTracker:
         if step:  # what files before this one say of later steps is outdated
             self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def log(self, metrics: StepMetrics) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        summary = Summary(
-            value=[Summary.Value(tag=tag, simple_value=value) for tag, value in _values(metrics).items()]
-        )
-        self._write(Event(step=metrics.step, summary=summary))
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._write(Event(step=step, summary=summary))
 
     def close(self) -> None:
         self._writer.close()
@@ -132,17 +130,11 @@ class WandbTracker:
         id_path.parent.mkdir(exist_ok=True)
         id_path.write_text(self._run.id, encoding="utf-8")
 
-    def log(self, metrics: StepMetrics) -> None:
-        self._run.log(_values(metrics), step=metrics.step)
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
 
     def close(self) -> None:
         import wandb
 
         self._run.finish()
         wandb.teardown()  # finish returns before the last of the files is written
-
-
-def _values(metrics: StepMetrics) -> dict[str, Any]:
-    values = asdict(metrics)
-    del values["step"]
-    return values

@@ -129,7 +129,7 @@ class Engines:
                 if share and (name not in calls or calls[name][0] is not actor):
                     calls[name] = actor, actor.sample.remote(share)
             pending = {name: call for name, (_, call) in calls.items()}
-            timeout = self._config.cluster.sample_timeout
+            timeout = self._config.cluster.sample_timeout * self._steps(requests)
             try:
                 groups = wait(pending, "sampling", timeout, "cluster.sample_timeout", watch=self._watch)
             except ProcessError as error:
@@ -150,6 +150,12 @@ class Engines:
                     self._versions = dict.fromkeys(self._versions, policy_version)
             except ProcessError as error:
                 self._replace(error)
+
+    def _steps(self, requests: Sequence[SampleRequest]) -> float:
+        """How many usual steps the requests are, at least one: evaluations and rescues can be more."""
+        usual = self._config.sampling
+        samples = sum(request.num_generations for request in requests)
+        return max(1.0, samples / (usual.prompts_per_step * usual.num_generations))
 
     def _replace(self, error: ProcessError) -> None:
         """Starts another engine in the place of the one that the error is of."""

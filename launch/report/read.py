@@ -53,6 +53,17 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """An evaluation in the course of a run. pass_at: k -> chance of a right one among k samples."""
+
+    step: int
+    on: str
+    reward_sampled: float
+    accuracy_greedy: float
+    pass_at: Mapping[int, float]
+
+
+@dataclass(frozen=True)
 class Ending:
     """How the run ended. cause, advice: None for a run that ended well. alarms, restarts: one line each; restarts are
     of processes that were replaced."""
@@ -76,6 +87,7 @@ class RunRecord:
     config: None when its config.yaml cannot be read; `notes` says so.
     metrics: by name as in `StepMetrics`, [steps]; nan where metrics.jsonl has null or lacks the name.
     rollouts: prompt id -> its rollouts in order.
+    evaluations: in order. on: "train" or, of held-out prompts, "eval".
     questions: prompt id -> the last user message, for the prompts that summary.json has.
     ending: None while there is no summary.json.
     notes: what could not be read.
@@ -85,6 +97,7 @@ class RunRecord:
     config: Config | None
     metrics: Mapping[str, NDArray[np.float64]]
     rollouts: Mapping[str, tuple[Rollout, ...]]
+    evaluations: tuple[Evaluated, ...]
     questions: Mapping[str, str]
     ending: Ending | None
     notes: tuple[str, ...]
@@ -119,6 +132,7 @@ EXAMPLE_RUN = RunRecord(
             ),
         )
     },
+    evaluations=(Evaluated(0, "eval", -0.5, 0.5, {1: 0.4, 128: 0.9}),),
     questions={"comparison-7-3": "Is 7 greater than 3? Answer Yes or No."},
     ending=None,
     notes=("config.yaml: there is no such configuration file.",),
@@ -150,6 +164,7 @@ def read_run(path: Path, name: str) -> RunRecord:
         config=_config(path / "config.yaml", notes),
         metrics=metrics,
         rollouts={prompt_id: tuple(of_prompt) for prompt_id, of_prompt in rollouts.items()},
+        evaluations=tuple(_evaluated(where, row) for where, row in _rows(path / "evaluations.jsonl", notes)),
         questions=_questions(summary_file, summary),
         ending=_ending(summary_file, summary),
         notes=tuple(notes),
@@ -230,6 +245,19 @@ def _rollout(where: str, row: Row) -> Rollout:
             )
             for one in _list(where, row, "completions")
         ),
+    )
+
+
+def _evaluated(where: str, row: Row) -> Evaluated:
+    chances: Row = _typed(where, row, "pass_at", dict, "an object")
+    if not all(name.isdecimal() and len(name) < 10 for name in chances):
+        raise _refused(where, "pass_at", chances, "chances by numbers of samples")
+    return Evaluated(
+        step=_whole(where, row, "step"),
+        on=_text(where, row, "on"),
+        reward_sampled=_number(where, row, "reward_sampled"),
+        accuracy_greedy=_number(where, row, "accuracy_greedy"),
+        pass_at={int(name): _number(where, chances, name) for name in chances},
     )
 
 

@@ -63,10 +63,12 @@ def evaluation(solved: bool) -> Evaluation:
     """All four prompts right, or Yes to every one of them."""
     prompts = tuple(_prompt_result(left, right, solved) for left, right in PAIRS)
     return Evaluation(
+        step=10 if solved else 0,
         policy_version=9 if solved else 0,
         prompts=prompts,
         reward_sampled=sum(prompt.sampled_reward for prompt in prompts) / len(prompts),
         accuracy_greedy=sum(prompt.greedy_reward == 1.0 for prompt in prompts) / len(prompts),
+        pass_at={1: 1.0, 2: 1.0},
         seen=EXAMPLE_REWARDS_SEEN,
     )
 
@@ -83,6 +85,7 @@ def result(target: Target = Target.REACHED) -> Result:
         policy_version=9,
         before=evaluation(solved=False),
         after=evaluation(solved=True),
+        held_out=None,
         alarms=(Alarm("logprob_gap", 2, "logprob_gap is 0.3."),),
         without_best=EXAMPLE_CHOSEN,
     )

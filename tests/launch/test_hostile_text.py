@@ -65,7 +65,7 @@ def test_the_display_shows_text(live: bool) -> None:
 def test_an_evaluation_shows_text() -> None:
     one = PromptResult("p", f"What?\n{HOSTILE}", HOSTILE, 1.0, 1.0, True)
     console = Console(file=io.StringIO(), width=400, record=True, color_system=None)
-    console.print(_table(Evaluation(0, (one,), 1.0, 1.0, EXAMPLE_REWARDS_SEEN)))
+    console.print(_table(Evaluation(0, 0, (one,), 1.0, 1.0, {1: 1.0}, EXAMPLE_REWARDS_SEEN)))
     text = console.export_text()
     assert f"What? {SHOWN}" in text and text.replace("\n", "").isprintable()
 

@@ -81,8 +81,8 @@ def run(
 def test_a_step_samples_updates_and_syncs_before_the_next_sample(tmp_path: Any) -> None:
     model = FakeModel(skill=0.25, pace=0.1)
     run(config(tmp_path, max_steps=2), model)
-    evaluation = ["sample 2 at version 0"] * 4  # half the prompts at a time, sampled and greedy
-    assert model.events[:10] == [
+    evaluation = ["sample 4 at version 0"] * 2  # all prompts at once, sampled and greedy
+    assert model.events[:8] == [
         *evaluation,
         "sample 2 at version 0",
         "update on 16 samples",
@@ -609,11 +609,11 @@ def test_whatever_fails_the_last_state_fits_the_ranks(tmp_path: Any, phase: str)
 
     usual = ports_of(model)
     others = {
-        "sample": lambda: {"generator": failing(usual.generator, "sample", 5)},
-        "score": lambda: {"scorer": failing(usual.scorer, "score", 5)},
+        "sample": lambda: {"generator": failing(usual.generator, "sample", 3)},
+        "score": lambda: {"scorer": failing(usual.scorer, "score", 3)},
         "update": lambda: {"learner": failing(usual.learner, "update", 1)},
         "log": lambda: {"logger": failing(usual.logger, "step", 1)},
-        "evaluate": lambda: {"generator": failing(usual.generator, "sample", 8)},
+        "evaluate": lambda: {"generator": failing(usual.generator, "sample", 6)},
     }[phase]()
     with pytest.raises(Fails):
         trained(config(tmp_path, max_steps=9, target_reward=0.9), model, ports_of(model, **others), kept)

@@ -18,7 +18,7 @@ from rewards.prompts import Verdict
 from tests.fakes import FakeLogger, prompt
 from trainer.diagnosis.history import EXAMPLE_SEEN
 from trainer.diagnosis.trial import Trial
-from trainer.evaluation import evaluate
+from trainer.evaluate import evaluate
 from trainer.happened import Happened
 from trainer.jsonable import NotThisRecord, from_json, to_json
 from trainer.ports import Ports
@@ -116,7 +116,7 @@ def steps(of: Run, state: RunState, moods: Sequence[str], start: int) -> tuple[R
 
 def begun(of: Run) -> RunState:
     world = Moody()
-    return RunState.start(of, evaluate(of, world, world, "before training"))
+    return RunState.start(of, evaluate(of, of.evaluated, world, world, "before training"))
 
 
 MODES = st.sampled_from([{}, {"without_best": "train"}, {"rescue": False}, {"stop_without_signal": False}])

@@ -141,7 +141,7 @@ def test_the_end_says_why_a_run_was_given_up_and_what_to_change(tmp_path: Path) 
 def test_of_many_prompts_the_unsolved_ones_are_shown(tmp_path: Path) -> None:
     one = samples.result().after.prompts[0]
     prompts = tuple(replace(one, prompt_id=str(n), question=f"Question {n}.", solved=n != 99) for n in range(100))
-    many = Evaluation(9, prompts, 1.0, 1.0, EXAMPLE_REWARDS_SEEN)
+    many = Evaluation(9, 9, prompts, 1.0, 1.0, {1: 1.0}, EXAMPLE_REWARDS_SEEN)
     text = final(tmp_path, replace(samples.result(), before=many, after=many))
     assert "Question 99. " in text
     assert text.count("Question ") == ROWS
@@ -154,7 +154,7 @@ def test_text_of_others_cannot_disturb_the_table(tmp_path: Path) -> None:
         question="[red]Which?\n\x1b[2J" + "long " * 40,
         greedy="a\nb\x07[/x]",
     )
-    odd = Evaluation(9, (one,), 1.0, 1.0, EXAMPLE_REWARDS_SEEN)
+    odd = Evaluation(9, 9, (one,), 1.0, 1.0, {1: 1.0}, EXAMPLE_REWARDS_SEEN)
     text = final(tmp_path, replace(samples.result(), before=odd, after=odd))
     (line,) = [line for line in text.splitlines() if "Which?" in line]
     assert line.split()[:2] == ["[red]Which?", "�[2Jlong"]

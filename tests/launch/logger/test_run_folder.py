@@ -110,9 +110,17 @@ def test_a_summary_says_how_it_went(tmp_path: Path) -> None:
         "restarts": [],
         "reward_sampled": 1.0,
         "accuracy_greedy": 1.0,
+        "pass_at": {"1": 1.0, "2": 1.0},
         "prompts_solved": 4,
         "prompts": 4,
-        "before": {"reward_sampled": 0.0625, "accuracy_greedy": 0.5, "prompts_solved": 0, "prompts": 4},
+        "before": {
+            "reward_sampled": 0.0625,
+            "accuracy_greedy": 0.5,
+            "pass_at": {"1": 1.0, "2": 1.0},
+            "prompts_solved": 0,
+            "prompts": 4,
+        },
+        "held_out": None,
     }
     assert [row["prompt_id"] for row in table] == [f"comparison-{a}-{b}" for a, b in samples.PAIRS]
     assert (table[1]["greedy_before"], table[1]["greedy_after"]) == ("Yes", "No")

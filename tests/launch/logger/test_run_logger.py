@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from launch.logger.run_folder import RunFolder
 from launch.logger.run_logger import RunLogger
 from tests.end_to_end.runs import rows
 from tests.launch import samples
-from trainer.metrics import StepMetrics
 
 
 @dataclass
@@ -29,10 +29,10 @@ class FakeTracker:
     logged: list[int] = field(default_factory=list)
     closed: int = 0
 
-    def log(self, metrics: StepMetrics) -> None:
-        if metrics.step >= self.fails:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if step >= self.fails:
             raise OSError(28, "No space left on device")
-        self.logged.append(metrics.step)
+        self.logged.append(step)
 
     def close(self) -> None:
         self.closed += 1

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from launch.logger.run_folder import RunFolder
 from tests.launch import samples
 
 
+def of_step(step: int, **values: float) -> tuple[int, Mapping[str, float]]:
+    values = asdict(samples.metrics(step, **values))
+    return int(values.pop("step")), values
+
+
 def test_tensorboard_has_every_metric_of_every_step(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,7 +24,7 @@ def test_tensorboard_has_every_metric_of_every_step(tmp_path: Path) -> None:
     folder = RunFolder.create(config)
     (tracker,) = tracking.trackers(config, folder)
     for step in (1, 2, 3):
-        tracker.log(samples.metrics(step))
+        tracker.log(*of_step(step))
 
     read = EventAccumulator(str(folder.tensorboard_path)).Reload()
     expected = set(asdict(samples.metrics())) - {"step"}
@@ -34,11 +40,11 @@ def test_tensorboard_forgets_steps_after_the_one_that_a_run_goes_on_from(tmp_pat
 
     first = tracking.TensorBoardTracker(tmp_path)
     for step in (1, 2, 3):
-        first.log(samples.metrics(step, loss=0.0))
+        first.log(*of_step(step, loss=0.0))
     second = tracking.TensorBoardTracker(tmp_path, step=1)
     read = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in read.Scalars("loss")] == [1]
-    second.log(samples.metrics(2, loss=1.0))
+    second.log(*of_step(2, loss=1.0))
     events = read.Reload().Scalars("loss")
     assert [(event.step, event.value) for event in events] == [(1, 0.0), (2, 1.0)]
     second.close()
@@ -56,8 +62,7 @@ def test_tensorboard_that_cannot_write_is_refused(tmp_path: Path) -> None:
 def test_tensorboard_writes_without_torch_and_without_noise(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from launch.logger.tracking import TensorBoardTracker; "
-        "from tests.launch import samples; tracker = TensorBoardTracker(Path(sys.argv[1])); "
-        "tracker.log(samples.metrics()); tracker.close(); "
+        "tracker = TensorBoardTracker(Path(sys.argv[1])); tracker.log(1, {'loss': 0.5}); tracker.close(); "
         "print(*{'torch', 'tensorflow', 'wandb'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -82,7 +87,7 @@ def test_wandb_offline_keeps_its_files_in_the_run_folder(tmp_path: Path, monkeyp
     opened = tracking.trackers(config, folder)
     assert len(opened) == 2
     for tracker in opened:
-        tracker.log(samples.metrics(1))
+        tracker.log(*of_step(1))
         tracker.close()
     (written,) = folder.path.glob("wandb/offline-run-*/*.wandb")
     assert b"seconds_publish" in written.read_bytes()

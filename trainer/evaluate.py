@@ -1,0 +1,63 @@
+"""How an evaluation is made."""
+
+from collections.abc import Sequence
+
+from generation.engine import SampleRequest, seed_of
+from rewards.prompts import SAME_REWARD, Prompt
+from trainer.evaluation import Evaluation, PromptResult, doubling, mean, pass_at
+from trainer.ports import Generator, Scorer
+from trainer.run import Run
+from trainer.scored import ScoredGroup
+from trainer.signal.kinds import classify
+from trainer.signal.right_and_wrong import RewardsSeen
+
+AT_ONCE = 4096
+"""Samples, whose unfinished beginnings engines keep in memory."""
+
+
+def evaluate(
+    run: Run, prompts: Sequence[Prompt], generator: Generator, scorer: Scorer, label: str, step: int = 0
+) -> Evaluation:
+    """Samples `num_generations` and one greedy answer of each of the prompts.
+
+    label: makes the random numbers of this evaluation its own. step: of the run.
+    """
+    best_reward, sampling = run.best_reward, run.config.sampling
+
+    def score(count: int, temperature: float) -> list[ScoredGroup]:
+        """As many prompts at a time as engines can hold, and that is at least as many as a step has."""
+        size = max(sampling.prompts_per_step, AT_ONCE // count)
+        seeds = {prompt.id: seed_of(run.config.seed, label, prompt.id) for prompt in prompts}
+        requests = [SampleRequest(prompt, count, temperature, seeds[prompt.id]) for prompt in prompts]
+        parts = [requests[first : first + size] for first in range(0, len(requests), size)]
+        return [scored for part in parts for scored in scorer.score(generator.sample(part))]
+
+    sampled, greedy = score(sampling.num_generations, sampling.temperature), score(1, 0.0)
+    results = tuple(
+        PromptResult(
+            prompt_id=prompt.id,
+            question=prompt.messages[-1]["content"],
+            greedy=once.group.completions[0].text,
+            greedy_reward=once.reward_mean,
+            sampled_reward=many.reward_mean,
+            solved=_is_best(once.reward_mean, best_reward) and classify(many, best_reward) == "solved",
+        )
+        for prompt, many, once in zip(prompts, sampled, greedy, strict=True)
+    )
+    right = [int(group.group.counts[group.right(best_reward)].sum()) for group in sampled]
+    return Evaluation(
+        step=step,
+        policy_version=sampled[0].group.policy_version if sampled else 0,
+        prompts=results,
+        reward_sampled=mean([r.sampled_reward for r in results]),
+        accuracy_greedy=mean([_is_best(r.greedy_reward, best_reward) for r in results]),
+        pass_at={
+            k: mean([pass_at(k, sampling.num_generations, one) for one in right])
+            for k in doubling(sampling.num_generations)
+        },
+        seen=RewardsSeen().after([*sampled, *greedy], best_reward),
+    )
+
+
+def _is_best(reward: float, best_reward: float) -> bool:
+    return reward >= best_reward - SAME_REWARD
