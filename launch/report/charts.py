@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from configs.printable import printable
-from launch.report.read import RunRecord
+from launch.report.read import Evaluated, RunRecord
 from trainer.metric import Panel, declared
 from trainer.metrics import StepMetrics
 from trainer.signal.kinds import Kind
@@ -65,11 +65,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class Curves:
-    """A panel, drawn: one line per run. values: of a run, [steps]. levels: height -> name of fixed lines across."""
+    """A panel, drawn: one line per run. values: of a run, [steps]. levels: height -> name of fixed lines across.
+    at: the steps."""
 
     panel: Panel
     values: Callable[[RunRecord], NDArray[np.float64]]
     levels: Mapping[float, str]
+    at: Callable[[RunRecord], NDArray[np.float64]] = lambda run: run.metric("step")
 
 
 NOTES = {
@@ -79,6 +81,7 @@ NOTES = {
     "Temperature ladder": "A collapsed prompt is sampled hotter, rung by rung, until its completions differ.",
     "Gradient": "The norm before it is limited, on a logarithmic axis. Steps without an update are gaps.",
     "Policy": "How far it has moved, and whether engines and trainer hold the same one.",
+    "Held-out prompts": "Prompts that are not trained on. pass@k: the chance of a right one among k samples.",
 }
 """Charts with lines: title -> note. Their panels are those that metrics declare, then `_derived` ones."""
 
@@ -104,12 +107,14 @@ def charts(runs: Sequence[RunRecord]) -> list[tuple[Chart, ...]]:
         )
         for run in runs
     )
-    curves = [*_declared(runs), *_derived()]
+    curves = [*_declared(runs), *_derived(), *_held_out(runs)]
     lines = {
         title: Chart(title, note, _lines(runs, *(each for each in curves if each.panel.chart == title)))
         for title, note in NOTES.items()
+        if any(each.panel.chart == title for each in curves)
     }
-    reward, policy = (lines["Reward"],), (lines["Gradient"], lines["Policy"])
+    reward = tuple(lines[title] for title in ("Reward", "Held-out prompts") if title in lines)
+    policy = (lines["Gradient"], lines["Policy"])
     distinct, ladder = lines["Distinct completions"], lines["Temperature ladder"]
     if several:
         return [reward, kinds, times, (distinct, ladder), policy]
@@ -133,6 +138,32 @@ def _derived() -> tuple[Curves, ...]:
             Panel("Temperature ladder", "prompts above the base temperature", "d", steps=True), prompts_above_base, {}
         ),
     )
+
+
+def _held_out(runs: Sequence[RunRecord]) -> tuple[Curves, ...]:
+    """Of the evaluations of held-out prompts, if any run has some."""
+    sizes = [k for run in runs for one in _on_held_out(run) for k in one.pass_at]
+    if not sizes:
+        return ()
+    most, chart = max(sizes), "Held-out prompts"
+
+    def curve(title: str, of: Callable[[Evaluated], float], number_format: str) -> Curves:
+        return Curves(
+            Panel(chart, title, number_format, from_zero=False),
+            lambda run: np.array([of(one) for one in _on_held_out(run)], np.float64),
+            {},
+            lambda run: np.array([one.step for one in _on_held_out(run)], np.float64),
+        )
+
+    return (
+        curve("mean reward", lambda one: one.reward_sampled, ".3f"),
+        curve("greedy accuracy", lambda one: one.accuracy_greedy, ".0%"),
+        curve(f"pass@{most}", lambda one: one.pass_at.get(most, np.nan), ".0%"),
+    )
+
+
+def _on_held_out(run: RunRecord) -> list[Evaluated]:
+    return [one for one in run.evaluations if one.on == "eval"]
 
 
 def plotly_js() -> str:
@@ -206,7 +237,7 @@ def _lines(runs: Sequence[RunRecord], *curves: Curves) -> Any:
             few = np.isfinite(values).sum() <= FEW_STEPS
             figure.add_trace(
                 go.Scatter(
-                    x=run.metric("step").tolist(),
+                    x=each.at(run).tolist(),
                     y=_plain(values),
                     name=html.escape(printable(run.name)),
                     legendgroup=str(number),
@@ -306,8 +337,11 @@ def _styled(figure: Any, height: int) -> Any:
         legend={"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "traceorder": "normal"},
     )
     figure.update_xaxes(showgrid=False, zeroline=False, linecolor=GRID, ticks="outside", tickcolor=GRID)
+    first = min(min(trace.x, default=1) for trace in figure.data)
     last = max(max(trace.x, default=1) for trace in figure.data)
-    figure.update_xaxes(range=[0.4, last + 0.6], dtick=1 if last <= FEW_TICKS else None, tickformat="d")
+    figure.update_xaxes(
+        range=[min(first, 1) - 0.6, last + 0.6], dtick=1 if last <= FEW_TICKS else None, tickformat="d"
+    )
     figure.update_xaxes(hoverformat="d", unifiedhovertitle={"text": "step %{x}"})
     figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, nticks=6 if height == HEIGHT else 4)
     return figure

@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 PAGE = DOCS / "metrics.md"
 
-FILES = ("groups.jsonl", "summary.json")
+FILES = ("groups.jsonl", "evaluations.jsonl", "summary.json")
 """Titles of sections of their own; all others are of metrics.jsonl."""
 
 
@@ -48,6 +48,7 @@ def test_every_field_is_explained(tmp_path: Path, file: str) -> None:
     config = samples.config(run={"directory": str(tmp_path)})
     folder = RunFolder.create(config)
     folder.step(samples.metrics(), samples.groups()[:1])
+    folder.evaluation("eval", samples.evaluation(solved=True))
     folder.summary(samples.result(), config)
     assert sorted(documented()[file]) == sorted(json.loads((folder.path / file).read_text()))
 

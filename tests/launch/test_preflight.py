@@ -39,6 +39,17 @@ def test_more_prompts_per_step_than_prompts() -> None:
     assert "the task comparison has 3 prompts" in message and "Raise task.size" in message
 
 
+def test_held_out_prompts_that_are_trained_on_are_counted_and_refused() -> None:
+    asked, given = prompts(3, 4, 5), {"sampling": {"prompts_per_step": 1}}
+    with pytest.raises(ConfigError, match=r"2 of 3 held-out prompts are trained on too \(the first is p0\)"):
+        refuse_misfits(config(**given), asked, 100, gpu=False, held_out=prompts(4, 5, 6))
+    refuse_misfits(config(**given), asked, 100, gpu=False, held_out=prompts(6, 7))
+    allowed = config(**given, task={"dataset": "d.jsonl", "reward": "r.py:f", "eval_overlap": "allow"})
+    refuse_misfits(allowed, asked, 100, gpu=False, held_out=prompts(4, 5, 6))
+    with pytest.raises(ConfigError, match="prompt p0 has 101 tokens"):
+        refuse_misfits(config(**given), asked, 100, gpu=False, held_out=prompts(101))
+
+
 def test_no_prompts() -> None:
     assert "has no prompts" in refused(config(), ())
 

@@ -235,3 +235,17 @@ def test_the_ladder_counts_prompts_above_the_base_temperature(tmp_path: Path) ->
 
     hot = replace(run, rollouts={"a": (rollout(1, 1.0), rollout(2, 1.4)), "b": (rollout(2, 1.96), rollout(3, 1.0))})
     assert prompts_above_base(hot).tolist() == [0, 2, 0]
+
+
+def test_evaluations_of_held_out_prompts_have_a_chart_from_before_training_on(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert not [chart for chart in drawn(recorded(path)) if chart.title == "Held-out prompts"]
+    folder = RunFolder(path)
+    for solved in (False, True):
+        folder.evaluation("train", samples.evaluation(solved=True))
+        folder.evaluation("eval", samples.evaluation(solved))
+    (chart,) = [chart for chart in drawn(recorded(path)) if chart.title == "Held-out prompts"]
+    reward, accuracy, chance = chart.figure.data
+    assert list(reward.x) == list(accuracy.x) == [0, 10] and list(reward.y) == [0.0625, 1.0]
+    assert list(accuracy.y) == [0.5, 1.0] and list(chance.y) == [1.0, 1.0]
+    assert "pass@2" in [note.text for note in chart.figure.layout.annotations]

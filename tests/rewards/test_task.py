@@ -64,6 +64,43 @@ def test_a_task_larger_than_it_can_be_is_refused_with_the_maximum() -> None:
     assert len(load_task(TaskSettings(name="comparison", size=7920, few_shot=2), 0, tokenize).prompts) == 7920
 
 
+def test_held_out_prompts_of_a_built_in_task_are_others() -> None:
+    settings = TaskSettings(name="comparison", size=64, few_shot=2, eval_split="test")
+    task = load_task(settings, 0, tokenize, held_out=32)
+    assert len(task.held_out) == 32 and len(task.prompts) == 64
+    assert not {prompt.id for prompt in task.prompts} & {prompt.id for prompt in task.held_out}
+    assert task.prompts == load_task(TaskSettings(name="comparison", size=64, few_shot=2), 0, tokenize).prompts
+    assert load_task(settings, 0, tokenize).held_out == ()
+    with pytest.raises(TaskError, match=r"task\.eval_split: test: binary has only 8 questions"):
+        load_task(TaskSettings(name="binary", difficulty="easy", eval_split="test", size=1), 0, tokenize, held_out=1)
+
+
+def test_held_out_prompts_of_one_s_own(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"prompt": f"q{index}", "answer": "1"} for index in range(3)]
+    (tmp_path / "e.jsonl").write_text('{"prompt": "other", "answer": "2"}\n{"prompt": "another", "answer": "3"}')
+    source = "def f(completions, answer): return [0.0]"
+    task = own(tmp_path, rows, source, eval_dataset=f"{tmp_path}/e.jsonl")
+    assert task.held_out == ()  # none are asked for
+    close(task)
+    given = {"dataset": f"{tmp_path}/d.jsonl", "reward": f"{tmp_path}/r.py:f", "eval_dataset": f"{tmp_path}/e.jsonl"}
+    task = load_task(TaskSettings.model_validate(given), 0, tokenize, held_out=1)
+    assert [(prompt.text, prompt.columns) for prompt in task.held_out] == [("other", {"answer": "2"})]
+    close(task)
+    (tmp_path / "e.jsonl").write_text('{"prompt": "other", "anwser": "2"}')
+    with pytest.raises(TaskError, match="`answer`, which is not a column of the held-out prompts; they have anwser"):
+        load_task(TaskSettings.model_validate(given), 0, tokenize, held_out=1)
+    (tmp_path / "e.jsonl").write_text("{")
+    with pytest.raises(TaskError, match=r"task\.eval_dataset: .*e\.jsonl: line 1 is not JSON"):
+        load_task(TaskSettings.model_validate(given), 0, tokenize, held_out=1)
+    with pytest.raises(TaskError, match=r"task\.eval_split: test is not allowed: .*d\.jsonl is a single file"):
+        load_task(
+            TaskSettings.model_validate({**given, "eval_dataset": None, "eval_split": "test"}),
+            0,
+            tokenize,
+            held_out=1,
+        )
+
+
 def test_an_unknown_task_is_refused_naming_the_nearest_and_all() -> None:
     with pytest.raises(TaskError) as refused:
         load_task(TaskSettings(name="comparisons"), 0, tokenize)

@@ -59,6 +59,7 @@ def run(
     scorer: Scorer | None = None,
     learner: Learner | None = None,
     prompts: Sequence[Prompt] = PROMPTS,
+    held_out: Sequence[Prompt] = (),
 ) -> tuple[Result, FakeLogger]:
     logger = FakeLogger()
     ticks = clock or count()
@@ -70,7 +71,7 @@ def run(
         logger,
     )
     result = loop.train(
-        Run(settings, tuple(prompts), best_reward=1.0, dtype="float32"),
+        Run(settings, tuple(prompts), best_reward=1.0, dtype="float32", held_out=tuple(held_out)),
         ports,
         interrupted=interrupted,
         clock=lambda: float(next(ticks)),
@@ -452,6 +453,47 @@ def test_a_trial_compares_rewards_as_the_function_gave_them(tmp_path: Any, monke
     settings = with_signal(config(tmp_path, {"soft_punish_cache": 2}, max_steps=8), rescue=False)
     run(settings, FakeModel(skill=0.0))
     assert {float(reward) for group in shown for reward in group.rewards} == {-0.5}
+
+
+HELD_OUT = [prompt(f"held-out-{index}") for index in range(2)]
+
+
+def test_held_out_prompts_are_evaluated_every_so_many_steps_and_never_trained_on(tmp_path: Any) -> None:
+    settings = config(tmp_path, max_steps=5, eval_steps=2)
+    model = FakeModel(skill=0.125, pace=0.125)
+    result, logger = run(settings, model, held_out=HELD_OUT)
+    assert [(on, one.step) for on, one in logger.evaluations] == [
+        ("train", 0), ("eval", 0), ("eval", 2), ("eval", 4), ("train", 5), ("eval", 5),
+    ]  # fmt: skip
+    held_out = [one for on, one in logger.evaluations if on == "eval"]
+    assert [one.pass_at[1] for one in held_out] == [0.125, 0.375, 0.625, 0.75]
+    assert all({prompt.prompt_id for prompt in one.prompts} == {"held-out-0", "held-out-1"} for one in held_out)
+    assert not {one.scored.group.prompt.id for groups in logger.groups for one in groups} & {"held-out-0"}
+    assert result.held_out is not None and result.held_out.before == held_out[0]
+    assert result.held_out.latest == held_out[-1]
+    assert "that of held-out prompts from" in result.verdict
+    plain, without = run(config(tmp_path, max_steps=5), FakeModel(skill=0.125, pace=0.125))
+    assert without.steps == logger.steps and plain.held_out is None  # they change nothing
+
+
+def test_the_target_may_be_of_held_out_prompts(tmp_path: Any) -> None:
+    settings = config(tmp_path, target_reward=0.995, eval_steps=3)
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"target_on": "eval"})})
+    result, _ = run(settings, FakeModel(skill=0.5, pace=0.25), held_out=HELD_OUT)
+    assert (result.stop, result.target, result.steps) == (Stop.TARGET, Target.REACHED, 3)
+
+
+def test_without_held_out_prompts_those_trained_on_are_evaluated(tmp_path: Any) -> None:
+    _, logger = run(config(tmp_path, max_steps=3, eval_steps=1), FakeModel(skill=0.125, pace=0.125))
+    assert [(on, one.step) for on, one in logger.evaluations] == [("train", step) for step in range(4)]
+
+
+def test_a_run_can_do_without_evaluations(tmp_path: Any) -> None:
+    result, logger = run(config(tmp_path, max_steps=3, evaluation_prompts=0), FakeModel(skill=0.25, pace=0.25))
+    assert not logger.evaluations and result.policy_version == 3
+    assert (
+        result.verdict == "All 3 steps (run.max_steps) are done: the mean reward went from 0.062 to 0.438 in 3 steps."
+    )
 
 
 class OwnScorer(FakeScorer):
