@@ -1,6 +1,7 @@
 """Every setting of a run, documented where it is declared: `--help`, the README and the messages that refuse
 a value are made from this file. Names follow TRL and vLLM where they have one."""
 
+import re
 from collections.abc import Iterator
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -36,6 +37,11 @@ PATH_LENGTH, PART_LENGTH = 4096, 255
 """Of a path, and of each name in it: bytes that Linux allows."""
 
 Bound = Annotated[int, Field(ge=0, le=10**15)]
+RewardText = Annotated[str, Field(min_length=1, max_length=PATH_LENGTH)]
+
+REWARD = re.compile(r"(.+\.py:[A-Za-z_]\w*|[\w./~-]*(?<!\.py))( +-?\d+(\.\d+)?)?")
+"""A function of a file, or a model, and a weight."""
+
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -168,12 +174,17 @@ class TaskSettings(Section):
         default="refuse",
         description="What is done about held-out prompts that are also training prompts.",
     )
-    reward: str | None = Field(
-        default=None,
-        pattern=r"^.+\.py:[A-Za-z_]\w*$",
+    reward: tuple[RewardText, ...] = Field(
+        default=(),
+        max_length=20,
         description="Your reward function as path/to/file.py:function, with TRL's signature "
-        "f(prompts, completions, **columns) -> list[float].",
-        json_schema_extra=remedy("Write it as path/to/file.py:function, for example rewards.py:exact_match."),
+        "f(prompts, completions, **columns) -> list[float]; or the name of a reward model, a sequence classifier "
+        'with one label that transformers loads. Several as ["rewards.py:right", "rewards.py:brief 0.2"], with '
+        "weights if they are not 1: the reward is the sum.",
+        json_schema_extra=remedy(
+            "Write it as path/to/file.py:function, for example rewards.py:exact_match, with a weight behind it if "
+            "you like, as in rewards.py:brief 0.2."
+        ),
     )
     reward_timeout: float = Field(
         default=60.0,
@@ -198,6 +209,17 @@ class TaskSettings(Section):
         max_length=MILLION,
         description="A system message before every prompt that does not bring its own.",
     )
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        """null is none, and one needs no brackets."""
+        several = () if value is None else (value,) if isinstance(value, str) else value
+        if isinstance(several, list | tuple):
+            for one in several:
+                if not isinstance(one, str) or not _is_name(one) or not REWARD.fullmatch(one):
+                    raise ValueError("texts, path/to/file.py:function or a model's name, with a weight or without")
+        return several
 
 
 class SamplingSettings(Section):
@@ -684,15 +706,15 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
             "allowed. Leave out task.name to train on your data, or task.dataset to train on the built-in "
             "task."
         )
-    if task.dataset is not None and task.reward is None:
+    if task.dataset is not None and not task.reward:
         yield (
             f"task.reward: null does not go with task.dataset: {task.dataset}, whose answers something must "
             "judge. Set task.reward: path/to/file.py:function."
         )
-    if task.reward is not None and task.dataset is None:
+    if task.reward and task.dataset is None:
         yield (
-            f"task.reward: {task.reward} is only allowed with task.dataset: a built-in task judges its own "
-            "answers. Leave out task.reward, or bring your prompts with task.dataset."
+            f"task.reward: {', '.join(task.reward)} is only allowed with task.dataset: a built-in task judges its "
+            "own answers. Leave out task.reward, or bring your prompts with task.dataset."
         )
     if task.dataset is not None and task.few_shot:
         yield (

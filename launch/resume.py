@@ -12,6 +12,7 @@ from configs.errors import ConfigError
 from configs.schema import Config, settings
 from launch.checkpoint import Checkpoint
 from launch.prepare import Prepared
+from rewards.task import weighted
 
 MAY_CHANGE = frozenset(
     {
@@ -46,7 +47,7 @@ def refuse_another_run(checkpoint: Checkpoint, config: Config, now: Mapping[str,
 def identity(prepared: Prepared) -> Mapping[str, str]:
     """Hashes of what a run depends on besides its configuration, and versions."""
     task = prepared.config.task
-    reward = Path(task.reward.rpartition(":")[0]).expanduser() if task.reward else None
+    files = [Path(what.rpartition(":")[0]).expanduser() for what, _ in map(weighted, task.reward) if ":" in what]
     prompts = (
         (one.id, list(one.token_ids), one.columns) for one in (*prepared.task.prompts, *prepared.task.held_out)
     )
@@ -54,7 +55,7 @@ def identity(prepared: Prepared) -> Mapping[str, str]:
     return {
         "prompts": _hash(json.dumps(one, default=str, sort_keys=True) for one in prompts),
         "model": prepared.revision or _model(Path(prepared.model)),
-        "reward": hashlib.sha256(reward.read_bytes()).hexdigest() if reward else "",
+        "reward": hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else "",
         "libraries": ", ".join(f"{name} {number}" for name, number in libraries.items()),
     }
 

@@ -24,6 +24,7 @@ class TaskScorer:
                     [completion.text for completion in group.completions],
                     [completion.finish_reason == "length" for completion in group.completions],
                     [completion.token_ids.tolist() for completion in group.completions],
+                    group.policy_version,
                 ),
             )
             for group in groups

@@ -144,7 +144,7 @@ class _Training:
                 )
                 try:
                     result = loop.train(
-                        Run(config, task.prompts, task.best_reward, ranks.dtype, task.held_out),
+                        Run(config, task.prompts, task.best_reward, ranks.dtype, task.held_out, task.reward_names),
                         Ports(engines, TaskScorer(task), ranks, engines, logger),
                         state,
                         checkpoints=keeper,

@@ -9,6 +9,7 @@ ends with its owner.
 import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,37 @@ from rewards.walls import Walled
 IMPORT_TIMEOUT = 120.0
 """Seconds the user's file may take to import (torch alone can take 20)."""
 
-GIVEN = ("prompts", "completions", "completion_ids")
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
 """Arguments that every call has, besides the data set's columns."""
+
+MODEL_FILE = Path(__file__).with_name("reward_model.py")
+
+MODEL_TIMEOUT = 600.0
+"""Seconds a reward model may take to load."""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What a function says of completions. values: of each, None where it says nothing. metrics, extra: see
+    `rewards.messages.Values`."""
+
+    values: tuple[float | None, ...]
+    metrics: Mapping[str, float]
+    extra: Mapping[str, tuple[str, ...]]
+
+
+EXAMPLE_REWARDS = Rewards((1.0, None), {"near": 0.5}, {"answer": ("3", "4")})
 
 
 class RewardFunction:
-    """`path/to/file.py:function`, called with `prompts`, `completions`, `completion_ids` and every column.
+    """`path/to/file.py:function`, called with `prompts`, `completions`, `completion_ids` and every column; or a
+    reward model, by name (rewards/reward_model.py).
 
     As in TRL, every argument is a list with one entry for each completion, columns repeated; completions are
     texts when the data set's prompt is text, else `[{"role": "assistant", "content": text}]`. Functions
-    without **kwargs get the arguments they name; `async def` functions are awaited. There is no
-    `trainer_state`. None, TRL's "does not apply", is refused: no other function would judge that completion.
+    without **kwargs get the arguments they name; `async def` functions are awaited, and a class with `__call__` is
+    made without arguments. None means that the function does not apply. `log_metric(name, value)` and
+    `log_extra(column, values)` are as in TRL; of `trainer_state` there is `global_step`, the updates made.
 
     Sending it to another process is cheap; there it starts a process of its own at the first call.
     """
@@ -40,6 +61,8 @@ class RewardFunction:
         self.spec = spec
         self.timeout = timeout
         self.environment = tuple(environment)
+        self.is_model = ".py:" not in spec
+        self.name = spec.rpartition("/" if self.is_model else ":")[2]
         self._started: tuple[Walled, Ready] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -58,15 +81,18 @@ class RewardFunction:
                 "argument a default."
             )
 
-    def __call__(self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    def __call__(
+        self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]], policy_version: int = 0
+    ) -> Rewards:
         """The reward of each text, all of them completions of `prompt`. Raises RewardError."""
         walled, ready = self._start()
-        arguments = _arguments(prompt, texts, token_ids)
+        arguments = _arguments(prompt, texts, token_ids) | ({"model": self.spec} if self.is_model else {})
         if ready.accepted is not None:
             arguments = {name: value for name, value in arguments.items() if name in ready.accepted}
+        arguments["trainer_state"] = {"global_step": policy_version}
         match walled.ask(arguments, len(texts), self.timeout):
-            case Values(values):
-                return self._numbers(values, prompt, texts)
+            case Values(values, metrics, extra):
+                return Rewards(self._numbers(values, prompt, texts), metrics, extra)
             case Failure(problem):
                 remedy = "Correct the function, or the data it fails on."
             case _:
@@ -85,7 +111,7 @@ class RewardFunction:
 
     def _start(self) -> tuple[Walled, Ready]:
         if self._started is None:
-            file, _, function = self.spec.rpartition(":")
+            file, _, function = (f"{MODEL_FILE}:scores" if self.is_model else self.spec).rpartition(":")
             path = Path(file).expanduser().absolute()
             if not path.is_file():
                 raise TaskError(
@@ -96,6 +122,7 @@ class RewardFunction:
             match walled.reply(IMPORT_TIMEOUT):
                 case Ready() as ready:
                     self._started = walled, ready
+                    self._load(walled)
                     return self._started
                 case Failure(problem):
                     remedy = "Correct the file, or name another function."
@@ -106,15 +133,38 @@ class RewardFunction:
             raise TaskError(f"task.reward: {self.spec} cannot be used: it {problem}. {remedy}{_printed(walled)}")
         return self._started
 
-    def _numbers(self, values: tuple[float | str, ...], prompt: Prompt, texts: Sequence[str]) -> tuple[float, ...]:
+    def _load(self, walled: Walled) -> None:
+        """Has a reward model loaded, which takes longer than a call. Raises TaskError."""
+        if not self.is_model:
+            return
+        match walled.ask({"prompts": [], "completions": [], "model": self.spec}, 0, MODEL_TIMEOUT):
+            case Values():
+                return
+            case Failure(problem):
+                pass
+            case _:
+                problem = f"did not load within {MODEL_TIMEOUT:g} s"
+        walled.end()
+        self._started = None
+        raise TaskError(
+            f"task.reward: {self.spec}, which is no path/to/file.py:function and so the name of a reward model, "
+            f"cannot be used: it {problem}. Name a sequence classifier with one label, as a folder or on the hub."
+        )
+
+    def _numbers(
+        self, values: tuple[float | str | None, ...], prompt: Prompt, texts: Sequence[str]
+    ) -> tuple[float | None, ...]:
         if len(values) != len(texts):
             number = f"{len(values)}" if len(values) < len(texts) else f"more than {len(texts)}"
             raise self._error(
                 f"returned {number} values for {len(texts)} completions", prompt, texts,
                 "Return one number for each of `completions`.",
             )  # fmt: skip
-        numbers = []
+        numbers: list[float | None] = []
         for value, text in zip(values, texts, strict=True):
+            if value is None:
+                numbers.append(None)
+                continue
             if isinstance(value, str) or not math.isfinite(value):
                 raise self._error(
                     f"returned {value}, which is not a finite number,", prompt, [text],

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any, Protocol
 
 from configs.schema import Shaping
 from rewards.builtin import BuiltinTask
+from rewards.errors import RewardError
 from rewards.function import RewardFunction
 from rewards.prompts import SAME_REWARD, Outcome, Prompt, Verdict
 from rewards.shaping import verdict
@@ -14,11 +16,13 @@ from rewards.shaping import verdict
 
 @dataclass(frozen=True)
 class Answer:
-    """A completion, as a judge sees it. truncated: it was cut off by max_completion_length."""
+    """A completion, as a judge sees it. truncated: it was cut off by max_completion_length. policy_version: that
+    sampled it."""
 
     text: str
     truncated: bool
     token_ids: tuple[int, ...]
+    policy_version: int = 0
 
 
 EXAMPLE_ANSWER = Answer(text="Yes", truncated=False, token_ids=(10539, 2))
@@ -57,7 +61,8 @@ class GymJudge:
         return GymJudge, (self.shaping, self.timeout)  # the file's path is that of the machine it is sent to
 
     def __call__(self, prompt: Prompt, answers: Sequence[Answer]) -> Sequence[Verdict]:
-        scores = self.function(prompt, [answer.text for answer in answers], [answer.token_ids for answer in answers])
+        given = self.function(prompt, [answer.text for answer in answers], [answer.token_ids for answer in answers])
+        scores = [score for score in given.values if score is not None]
         return [
             verdict(None if score < 0 else score, answer.truncated, self.shaping)
             for score, answer in zip(scores, answers, strict=True)
@@ -66,17 +71,44 @@ class GymJudge:
 
 @dataclass(frozen=True)
 class FunctionJudge:
-    """A user's function gives numbers; the outcome follows from them: `correct` from best_reward on, else
-    `truncated` where the completion was cut off, else `wrong`."""
+    """A user's functions give numbers, whose sum by weight is the reward; the outcome follows from it: `correct` from
+    best_reward on, else `truncated` where the completion was cut off, else `wrong`."""
 
-    function: RewardFunction
+    functions: tuple[RewardFunction, ...]
+    weights: tuple[float, ...]
     best_reward: float
 
     def __call__(self, prompt: Prompt, answers: Sequence[Answer]) -> Sequence[Verdict]:
-        rewards = self.function(prompt, [answer.text for answer in answers], [answer.token_ids for answer in answers])
-        return [
-            Verdict(reward, self._outcome(reward, answer)) for reward, answer in zip(rewards, answers, strict=True)
-        ]
+        texts, tokens = [answer.text for answer in answers], [answer.token_ids for answer in answers]
+        version = answers[0].policy_version if answers else 0
+        given = [function(prompt, texts, tokens, version) for function in self.functions]
+        metrics = {name: value for rewards in given for name, value in rewards.metrics.items()}
+        columns = {name: column for rewards in given for name, column in rewards.extra.items()}
+        verdicts = []
+        for place, answer in enumerate(answers):
+            parts = [rewards.values[place] for rewards in given]
+            reward = self._sum(parts, prompt, answer)
+            verdicts.append(
+                Verdict(
+                    reward,
+                    self._outcome(reward, answer),
+                    tuple(nan if part is None else part for part in parts) if len(parts) > 1 else (),
+                    metrics,
+                    {name: column[place] for name, column in columns.items()},
+                )
+            )
+        return verdicts
+
+    def _sum(self, parts: Sequence[float | None], prompt: Prompt, answer: Answer) -> float:
+        """Of those that say something. Raises RewardError: none does."""
+        said = [weight * part for weight, part in zip(self.weights, parts, strict=True) if part is not None]
+        if said:
+            return sum(said)
+        names = ", ".join(function.spec for function in self.functions)
+        raise RewardError(
+            f"reward function {names} returned None for prompt {prompt.id} with completion {answer.text[:120]!r}, "
+            "and no other one judged it. Return a number, such as 0.0 where nothing can be said."
+        )
 
     def _outcome(self, reward: float, answer: Answer) -> Outcome:
         if reward >= self.best_reward - SAME_REWARD:

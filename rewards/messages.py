@@ -6,8 +6,8 @@ scorers a model's text, ran in the process they come from, so its owner takes nu
 
 import json
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 HEAD = struct.Struct(">Q")
 
@@ -26,9 +26,15 @@ class Ready:
 
 @dataclass(frozen=True)
 class Values:
-    """What the function returned: a float for every number, else the text of what stands there instead."""
+    """What the function returned: a float for every number, None for None, else the text of what stands there
+    instead.
 
-    values: tuple[float | str, ...]
+    metrics: numbers that it logged, by name. extra: of each completion what it logged, by column.
+    """
+
+    values: tuple[float | str | None, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Failure:
 Reply = Ready | Values | Failure
 
 EXAMPLE_READY = Ready(required=("completions", "answer"), accepted=None)
-EXAMPLE_VALUES = Values(values=(1.0, 0.0, "None"))
+EXAMPLE_VALUES = Values((1.0, None, "nothing"), {"near": 0.5}, {"answer": ("3", "4", "")})
 EXAMPLE_FAILURE = Failure(problem="raised ZeroDivisionError: division by zero (line 3)")
 
 
@@ -61,8 +67,8 @@ def encoded(reply: Reply) -> bytes:
     match reply:
         case Ready(required, accepted):
             value: object = {"required": required, "accepted": None if accepted is None else sorted(accepted)}
-        case Values(values):
-            value = {"values": values}
+        case Values(values, metrics, extra):
+            value = {"values": values, "metrics": dict(metrics), "extra": dict(extra)}
         case Failure(problem):
             value = {"problem": problem}
     return json.dumps(value).encode()
@@ -76,8 +82,12 @@ def decoded(payload: bytes) -> Reply:
                 isinstance(name, str) for name in (*required, *(accepted or ()))
             ):
                 return Ready(tuple(required), None if accepted is None else frozenset(accepted))
-            case {"values": list(values)} if all(type(value) in (float, str) for value in values):
-                return Values(tuple(values))
+            case {"values": list(values), "metrics": dict(metrics), "extra": dict(extra)} if (
+                all(type(value) in (float, str, type(None)) for value in values)
+                and all(type(value) is float for value in metrics.values())
+                and all(type(column) is list and all(type(one) is str for one in column) for column in extra.values())
+            ):
+                return Values(tuple(values), metrics, {name: tuple(column) for name, column in extra.items()})
             case {"problem": str(problem)}:
                 return Failure(problem)
     except RecursionError:  # nested too deep, so none either

@@ -1,7 +1,7 @@
 """What a task asks: prompts, and what a reward function says of an answer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Message = Mapping[str, str]
@@ -39,10 +39,15 @@ class Verdict:
     reward: finite.
     outcome: `correct` is the best reward the task can give; `truncated` was cut off by
         `max_completion_length`.
+    parts: of several reward functions what each gave, without its weight; nan where one said nothing.
+    metrics, extra: what the functions logged: numbers by name, of the completion's whole group; text by column.
     """
 
     reward: float
     outcome: Outcome
+    parts: tuple[float, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 EXAMPLE_PROMPT = Prompt(

@@ -1,5 +1,6 @@
 """A task: prompts to ask, and what to say of the answers."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -33,12 +34,13 @@ Tokenize = Callable[[Sequence[Message]], Sequence[int]]
 @dataclass(frozen=True)
 class Task:
     """prompts: at least one. best_reward: that of a right answer. judge: see `score`. held_out: prompts that are not
-    trained on."""
+    trained on. reward_names: of the functions whose sum the reward is; none if there is one."""
 
     prompts: tuple[Prompt, ...]
     best_reward: float
     judge: Judge
     held_out: tuple[Prompt, ...] = ()
+    reward_names: tuple[str, ...] = ()
 
     def score(
         self,
@@ -46,15 +48,17 @@ class Task:
         texts: Sequence[str],
         truncated: Sequence[bool],
         token_ids: Sequence[Sequence[int]],
+        policy_version: int = 0,
     ) -> tuple[Verdict, ...]:
         """A verdict for each completion of `prompt`, in order; a distinct (text, truncated) is judged once.
 
-        truncated: which were cut off by max_completion_length. token_ids: of each completion.
+        truncated: which were cut off by max_completion_length. token_ids: of each completion. policy_version: that
+        sampled them.
         Raises RewardError when a user's function fails.
         """
         distinct: dict[tuple[str, bool], Answer] = {}
         for text, cut, tokens in zip(texts, truncated, token_ids, strict=True):
-            distinct.setdefault((text, cut), Answer(text, cut, tuple(map(int, tokens))))
+            distinct.setdefault((text, cut), Answer(text, cut, tuple(map(int, tokens)), policy_version))
         verdicts = dict(zip(distinct, self.judge(prompt, list(distinct.values())), strict=True))
         return tuple(verdicts[key] for key in zip(texts, truncated, strict=True))
 
@@ -178,13 +182,15 @@ def _gym(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize, held_
 
 
 def _own(settings: TaskSettings, tokenize: Tokenize, held_out: int) -> Task:
-    if settings.dataset is None or settings.reward is None:
+    if settings.dataset is None or not settings.reward:
         raise TaskError("task.dataset and task.reward are needed for a task of your own. Set both, or task.name.")
-    function = RewardFunction(settings.reward, settings.reward_timeout, settings.reward_environment)
+    specs, weights = zip(*map(weighted, settings.reward), strict=True)
+    functions = tuple(RewardFunction(spec, settings.reward_timeout, settings.reward_environment) for spec in specs)
     rows = dataset.read(settings.dataset, settings.split)
-    function.check(tuple(rows[0].columns))
+    for function in functions:
+        function.check(tuple(rows[0].columns))
     others = _held_out_rows(settings, settings.dataset)[:held_out] if has_held_out(settings) else ()
-    if others:
+    for function in functions if others else ():
         function.check(tuple(others[0].columns), held_out=True)
     system = _system(settings.system_prompt)
 
@@ -198,9 +204,20 @@ def _own(settings: TaskSettings, tokenize: Tokenize, held_out: int) -> Task:
     return Task(
         tuple(map(prompt, rows)),
         settings.best_reward,
-        FunctionJudge(function, settings.best_reward),
+        FunctionJudge(functions, weights, settings.best_reward),
         tuple(map(prompt, others)),
+        tuple(function.name for function in functions) if len(functions) > 1 else (),
     )
+
+
+def weighted(text: str) -> tuple[str, float]:
+    """One of `task.reward`, as what judges and its weight.
+
+    >>> weighted("rewards.py:brief 0.2"), weighted("rewards.py:right")
+    (('rewards.py:brief', 0.2), ('rewards.py:right', 1.0))
+    """
+    what, *weight = text.rsplit(maxsplit=1)
+    return (what, float(weight[0])) if weight and re.fullmatch(r"-?\d+(\.\d+)?", weight[0]) else (text, 1.0)
 
 
 def _held_out_rows(settings: TaskSettings, dataset_name: str) -> tuple[dataset.Row, ...]:

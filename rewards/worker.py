@@ -15,12 +15,17 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rewards.messages import Failure, Ready, Reply, Values, encoded, framed, received
 
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 80
+
+
+NAME, TEXT = 100, 400
+"""Characters of what a function logs: of a name, and of a completion's column."""
 
 
 def serve(path: str, function: str, connection: socket.socket) -> None:
@@ -31,6 +36,7 @@ def serve(path: str, function: str, connection: socket.socket) -> None:
     try:
         target = _imported(Path(path), function)
         usable = _usable(target)
+        accepted = usable.accepted if isinstance(usable, Ready) else None
     except BaseException as error:  # noqa: BLE001  # SystemExit too: user code may call sys.exit
         _send(connection, Failure(_problem(error, path)))
         return
@@ -40,7 +46,7 @@ def serve(path: str, function: str, connection: socket.socket) -> None:
             request = received(connection.recv)
         except (EOFError, ConnectionError):
             return
-        _send(connection, _call(target, request, path))
+        _send(connection, _call(target, accepted, request, path))
 
 
 def _send(connection: socket.socket, reply: Reply) -> None:
@@ -56,7 +62,9 @@ def _imported(path: Path, function: str) -> Callable[..., Any]:
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
-    target: Callable[..., Any] | None = getattr(module, function, None)
+    target: Any = getattr(module, function, None)
+    if inspect.isclass(target) and "__call__" in vars(target):
+        target = target()
     if target is None or not callable(target):
         own = [
             name
@@ -64,13 +72,14 @@ def _imported(path: Path, function: str) -> Callable[..., Any]:
             if inspect.isfunction(value) and value.__module__ == module.__name__
         ]
         raise LookupError(f"there is no function `{function}` in it; it has {', '.join(own) or 'none'}")
-    return target
+    found: Callable[..., Any] = target
+    return found
 
 
 def _usable(target: Callable[..., Any]) -> Ready | Failure:
     """What it can be called with, by name."""
     if inspect.isclass(target):
-        return Failure("is a class, not a function that returns a list of numbers")
+        return Failure("is a class without `__call__`, not a function that returns a list of numbers")
     if inspect.isasyncgenfunction(target):
         return Failure("is an asynchronous generator, not a function that returns a list of numbers")
     parameters = inspect.signature(target).parameters.values()
@@ -87,21 +96,49 @@ def _usable(target: Callable[..., Any]) -> Ready | Failure:
     )
 
 
-def _call(target: Callable[..., Any], request: bytes, path: str) -> Values | Failure:
+class _Log:
+    """What TRL's `log_metric` and `log_extra` are given. Of several values of a metric the mean is kept."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, list[float]] = {}
+        self._extra: dict[str, tuple[str, ...]] = {}
+
+    def metric(self, name: str, value: float) -> None:
+        self._metrics.setdefault(str(name)[:NAME], []).append(float(value))
+
+    def extra(self, column: str, values: Iterable[Any]) -> None:
+        self._extra[str(column)[:NAME]] = tuple(str(value)[:TEXT] for value in values)
+
+    def values(self, values: Iterable[Any], wanted: int) -> Values:
+        metrics = {name: sum(given) / len(given) for name, given in self._metrics.items()}
+        extra = {name: column for name, column in self._extra.items() if len(column) == wanted}
+        return Values(tuple(map(_plain, values)), metrics, extra)
+
+
+def _call(target: Callable[..., Any], accepted: Set[str] | None, request: bytes, path: str) -> Values | Failure:
+    log = _Log()
     try:
         arguments, wanted = pickle.loads(request)
+        given = {
+            "log_metric": log.metric,
+            "log_extra": log.extra,
+            "trainer_state": SimpleNamespace(**arguments.pop("trainer_state", {})),
+        }
+        arguments |= {name: value for name, value in given.items() if accepted is None or name in accepted}
         result = target(**arguments)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
         if isinstance(result, str | bytes | bytearray | Mapping | Set) or not isinstance(result, Iterable):
             return Failure(f"returned {type(result).__name__} ({_shown.repr(result)[:80]}), not a list of numbers")
-        return Values(tuple(_plain(value) for value in islice(result, wanted + 1)))  # it may be endless
+        return log.values(islice(result, wanted + 1), wanted)  # it may be endless
     except BaseException as error:  # noqa: BLE001
         return Failure(_problem(error, path))
 
 
-def _plain(value: Any) -> float | str:
-    """A number as a float, NumPy's and torch's included."""
+def _plain(value: Any) -> float | str | None:
+    """A number as a float, NumPy's and torch's included; None as it is."""
+    if value is None:
+        return None
     item = getattr(value, "item", None)
     number = item() if callable(item) else value
     return float(number) if isinstance(number, int | float) else _shown.repr(value)[:80]

@@ -51,4 +51,4 @@ def metric(section: str, meaning: str, **how: Any) -> Any:
 
 def declared(record: type) -> Iterator[tuple[str, Metric]]:
     """Every metric of the dataclass, by name, in order."""
-    return ((each.name, each.metadata["metric"]) for each in fields(record))
+    return ((each.name, each.metadata["metric"]) for each in fields(record) if "metric" in each.metadata)

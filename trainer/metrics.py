@@ -1,8 +1,9 @@
 """The metrics of a step; the fields are the columns of `metrics.jsonl`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,45 @@ class GroupMetrics:
         "task is out of reach",
         of=lambda m: m.shares.correct,
     )
+    completion_length: float = metric(
+        "Completions",
+        "tokens of a completion, end of turn included: mean over samples",
+        healthy="what the answers need; of a task that rewards reasoning it may grow",
+        otherwise="rises to `sampling.max_completion_length` without a rise of the reward: see `truncated`, "
+        "`training.loss_type: dr_grpo` and `training.soft_punish_cache`",
+        of=lambda m: m.length(m.weights > 0),
+        panel=Panel("Completions", "mean tokens of a completion", ".1f"),
+    )
+    completion_length_max: int = metric(
+        "Completions",
+        "tokens of the longest one",
+        healthy="below `sampling.max_completion_length`",
+        otherwise="at it: see `truncated`",
+        of=lambda m: int(m.lengths.max()),
+    )
+    completion_length_correct: float = metric(
+        "Completions",
+        "`completion_length` of those judged `correct`; null where none was",
+        of=lambda m: m.length(m.correct),
+    )
+    completion_length_wrong: float = metric(
+        "Completions",
+        "`completion_length` of the others; null where there are none",
+        healthy="near that of the right ones",
+        otherwise="far above it: what is wrong rambles; far below it: short answers are guesses",
+        of=lambda m: m.length(~m.correct),
+    )
+    entropy: float = metric(
+        "Policy and update",
+        "of the policy at a completion's tokens, at the temperature they were sampled at, in nats per token: minus "
+        "the mean log-probability of what was drawn, whose expectation it is (with `sampling.top_p` and the like, a "
+        "little less)",
+        healthy="falls as the policy grows sure, and slower than the reward rises",
+        otherwise="near 0 with a low reward: it is sure of wrong answers, see `groups_collapsed`; rises: the "
+        "learning rate is too high",
+        of=lambda m: m.entropy,
+        panel=Panel("Policy", "entropy, nats per token", ".3g"),
+    )
     temperature_max: float = metric(
         "Rescue",
         "highest sampling temperature of the step's groups",
@@ -236,17 +276,45 @@ class TimeMetrics:
 
 @dataclass(frozen=True)
 class StepMetrics(TimeMetrics, RankReport, GroupMetrics):
-    """One step. Without an update it has zeros from `loss` to `learning_rate`."""
+    """One step. Without an update it has zeros from `loss` to `learning_rate`.
+
+    of_functions: what reward functions gave and logged, by `rewards/NAME` and `logged/NAME`.
+    """
+
+    of_functions: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def named(self) -> dict[str, float]:
+        """All of them by name."""
+        values = {name: getattr(self, name) for name, _ in declared(StepMetrics)}
+        return values | dict(self.of_functions)
 
 
-def measure(config: Config, happened: Happened, prompts_solved: int) -> StepMetrics:
-    """The metrics of a step. prompts_solved: after it."""
+def measure(config: Config, happened: Happened, prompts_solved: int, reward_names: Sequence[str] = ()) -> StepMetrics:
+    """The metrics of a step. prompts_solved: after it. reward_names: of the functions whose sum the reward is."""
     measured = Measured(config, happened, prompts_solved)
     report = happened.report or NO_UPDATE
     values: dict[str, Any] = {
         name: each.of(measured) if each.of else getattr(report, name) for name, each in declared(StepMetrics)
     }
-    return StepMetrics(**values)
+    return StepMetrics(**values, of_functions=of_functions(happened.scored, reward_names))
+
+
+def of_functions(scored: Sequence[ScoredGroup], names: Sequence[str]) -> dict[str, float]:
+    """Means over groups of what functions gave, of the samples that they judged, and of what they logged."""
+    values: dict[str, list[float]] = {}
+    for group in scored:
+        counts = group.group.counts
+        for place, name in enumerate(names):
+            parts = np.array([verdict.parts[place] for verdict in group.verdicts])
+            judged = ~np.isnan(parts)
+            if judged.any():
+                values.setdefault(f"rewards/{name}", []).append(
+                    float(np.average(parts[judged], weights=counts[judged]))
+                )
+        for name, value in group.verdicts[0].metrics.items():
+            values.setdefault(f"logged/{name}", []).append(value)
+    return {name: sum(given) / len(given) for name, given in values.items()}
 
 
 @dataclass(frozen=True)
@@ -279,6 +347,28 @@ class Measured:
     def weights(self) -> NDArray[np.float64]:
         """[completions of all groups], see `_weights`."""
         return _weights(self.scored)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """[completions of all groups] tokens."""
+        return np.array([len(one.token_ids) for group in self.scored for one in group.group.completions])
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """[completions of all groups] which were judged `correct`."""
+        correct: NDArray[np.bool_] = np.concatenate([group.outcomes for group in self.scored]) == CODES["correct"]
+        return correct
+
+    def length(self, chosen: NDArray[np.bool_]) -> float:
+        """Mean tokens of the chosen completions; nan of none."""
+        return float(np.average(self.lengths[chosen], weights=self.weights[chosen])) if chosen.any() else nan
+
+    @property
+    def entropy(self) -> float:
+        """Nats per token."""
+        drawn = np.concatenate([one.logprobs for group in self.scored for one in group.group.completions])
+        sums = np.add.reduceat(drawn.astype(np.float64), np.cumsum(self.lengths) - self.lengths)
+        return float(-(sums * self.weights).sum() / (self.lengths * self.weights).sum())
 
     @cached_property
     def reward_mean(self) -> float:

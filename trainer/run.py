@@ -14,13 +14,15 @@ DType = Literal["float32", "bfloat16"]
 @dataclass(frozen=True)
 class Run:
     """prompts: the data set; a prompt's number is its place there. best_reward: the task's. dtype: of the weights.
-    held_out: prompts that are evaluated and never trained on."""
+    held_out: prompts that are evaluated and never trained on. reward_names: of the functions whose sum the reward is.
+    """
 
     config: Config
     prompts: tuple[Prompt, ...]
     best_reward: float
     dtype: DType
     held_out: tuple[Prompt, ...] = ()
+    reward_names: tuple[str, ...] = ()
 
     @cached_property
     def numbers(self) -> Mapping[str, int]:

@@ -94,7 +94,7 @@ def logged(run: Run, state: RunState, happened: Happened, ports: Ports) -> RunSt
     """Hands the step to the logger; the state after it, with an alarm if there is reason for one."""
     if happened.report and (text := alarm.mismatch(happened.report.logprob_gap, run.dtype)):
         state = warn(state, ports, "logprob_gap", text)
-    metrics = measure(run.config, happened, state.curriculum.prompts_solved)
+    metrics = measure(run.config, happened, state.curriculum.prompts_solved, run.reward_names)
     ports.logger.step(metrics, happened.treated)
     return state
 

@@ -131,7 +131,7 @@ class RunFolder:
     def step(self, metrics: StepMetrics, groups: Sequence[Treated]) -> None:
         """Append a line to metrics.jsonl, and one for each group to groups.jsonl. Raises FolderError."""
         rows = [_group_row(metrics.step, one) for one in groups]
-        self.pending.append({"groups.jsonl": _lines(rows), "metrics.jsonl": _lines([asdict(metrics)])})
+        self.pending.append({"groups.jsonl": _lines(rows), "metrics.jsonl": _lines([metrics.named])})
         self._patiently(self.catch_up)
 
     def evaluation(self, on: EvaluatedOn, evaluation: Evaluation) -> None:
@@ -259,6 +259,8 @@ def _group_row(step: int, treated: Treated) -> dict[str, Any]:
                 "count": completion.count,
                 "reward": verdict.reward,
                 "reason": verdict.outcome,
+                **({"rewards": list(verdict.parts)} if verdict.parts else {}),
+                **({"logged": dict(verdict.extra)} if verdict.extra else {}),
             }
             for completion, verdict in judged[:MOST_FREQUENT]
         ],

@@ -1,7 +1,6 @@
 """The run's logger: to the screen, the run's folder and the trackers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 
 from launch.limited import limited
@@ -46,8 +45,8 @@ class RunLogger:
     def step(self, step: StepMetrics, groups: Sequence[Treated]) -> None:
         """See `Logger.step`."""
         self._folder.step(step, groups)
-        values = asdict(step)
-        self._track(values.pop("step"), values)
+        values = step.named
+        self._track(step.step, {name: value for name, value in values.items() if name != "step"})
         self._display.step(step)
 
     def close(self) -> None:

@@ -78,6 +78,7 @@ NOTES = {
     "Reward": "Mean over all samples of a step. It dips where hard prompts are sampled more often than solved ones.",
     "Distinct completions": "It falls as the policy grows sure. Near 0 with a low reward, it is sure of wrong "
     "answers.",
+    "Completions": "How long they are, end of turn included.",
     "Temperature ladder": "A collapsed prompt is sampled hotter, rung by rung, until its completions differ.",
     "Gradient": "The norm before it is limited, on a logarithmic axis. Steps without an update are gaps.",
     "Policy": "How far it has moved, and whether engines and trainer hold the same one.",
@@ -115,10 +116,10 @@ def charts(runs: Sequence[RunRecord]) -> list[tuple[Chart, ...]]:
     }
     reward = tuple(lines[title] for title in ("Reward", "Held-out prompts") if title in lines)
     policy = (lines["Gradient"], lines["Policy"])
-    distinct, ladder = lines["Distinct completions"], lines["Temperature ladder"]
+    distinct, ladder, lengths = lines["Distinct completions"], lines["Temperature ladder"], lines["Completions"]
     if several:
-        return [reward, kinds, times, (distinct, ladder), policy]
-    return [reward, (*kinds, distinct), (*times, ladder), policy]
+        return [reward, kinds, times, (distinct, ladder), (lengths,), policy]
+    return [reward, (*kinds, distinct), (*times, ladder), (lengths,), policy]
 
 
 def _declared(runs: Sequence[RunRecord]) -> list[Curves]:

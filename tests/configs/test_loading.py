@@ -260,7 +260,7 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
     "run name with a slash": (["--run.name", "a/b"], "run.name: a/b", "text", "use letters"),
     "reward without function": (
         ["--task.reward", "rewards.py"],
-        "task.reward: rewards.py",
+        'task.reward: ["rewards.py"]',
         "text",
         "path/to/file.py:function",
     ),

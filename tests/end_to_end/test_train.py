@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rewards.task import load_task
 from tests.end_to_end.kept import ALIKE, Kept
 from tests.end_to_end.runs import cohort, processes, rows, write_config
 from tests.tiny import load_tiny_model
+from trainer.metric import declared
 from trainer.metrics import StepMetrics
 from trainer.update.model import encoder, load_tokenizer
 
@@ -61,7 +61,7 @@ def test_a_tiny_model_learns_to_compare(tmp_path: Path, model: str) -> None:
     version = 0
     for row in metrics:
         assert row.keys() >= DOCUMENTED
-        assert row.keys() == {field.name for field in fields(StepMetrics)}
+        assert row.keys() == {name for name, _ in declared(StepMetrics)}
         assert all(math.isfinite(value) for value in row.values())
         assert row["policy_version"] == version
         assert row["completions"] == 4 * num_generations

@@ -10,6 +10,7 @@ from rewards.prompts import EXAMPLE_VERDICT, Verdict
 from trainer.diagnosis.alarm import Alarm
 from trainer.ending import Result, Stop, Target
 from trainer.evaluation import Evaluation, PromptResult
+from trainer.metric import declared
 from trainer.metrics import StepMetrics
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 from trainer.signal.advantages import EXAMPLE_LESSON
@@ -24,10 +25,9 @@ def config(**sections: Any) -> Config:
     return Config.model_validate({"task": {"name": "comparison"}, "run": run} | sections)
 
 
-_DIFFERENT = {
-    name: number if kind is int else number / 100
-    for number, (name, kind) in enumerate(get_type_hints(StepMetrics).items(), 1)
-}
+_HINTS = {name: get_type_hints(StepMetrics)[name] for name, _ in declared(StepMetrics)}
+
+_DIFFERENT = {name: number if kind is int else number / 100 for number, (name, kind) in enumerate(_HINTS.items(), 1)}
 """A value for every metric, each of its own."""
 
 

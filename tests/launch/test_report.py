@@ -20,7 +20,7 @@ from trainer.metric import declared
 from trainer.metrics import StepMetrics
 
 TITLES = ["Reward", "Kinds of groups", "Distinct completions", "Seconds by phase", "Temperature ladder"]
-TITLES += ["Gradient", "Policy"]
+TITLES += ["Completions", "Gradient", "Policy"]
 
 
 def recorded(path: Path) -> RunRecord:

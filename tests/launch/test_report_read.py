@@ -1,5 +1,5 @@
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from launch.report.read import Sampled, Scores, read_run
 from tests.launch import samples
 from tests.launch.samples import written
 from trainer.ending import Target
-from trainer.metrics import StepMetrics
 
 
 def altered(path: Path, **fields: Any) -> None:
@@ -25,8 +24,8 @@ def altered(path: Path, **fields: Any) -> None:
 def test_everything_that_a_run_writes_is_read(tmp_path: Path) -> None:
     run = read_run(written(tmp_path), "mine")
     assert (run.name, run.steps, run.notes) == ("mine", 3, ())
-    for field in fields(StepMetrics):
-        assert run.metric(field.name).tolist() == [getattr(samples.metrics(step), field.name) for step in (1, 2, 3)]
+    for name in samples.metrics().named:
+        assert run.metric(name).tolist() == [samples.metrics(step).named[name] for step in (1, 2, 3)]
     assert run.config == samples.config(run={"directory": str(tmp_path)})
 
     (rollouts,) = run.rollouts.values()  # both groups of every step are of one prompt

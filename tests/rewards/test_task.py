@@ -1,6 +1,7 @@
 import json
 import pickle
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def own(folder: Path, rows: list[dict[str, object]], source: str, **settings: ob
 
 def close(task: Task) -> None:
     assert isinstance(task.judge, FunctionJudge)
-    task.judge.function.close()
+    for function in task.judge.functions:
+        function.close()
 
 
 def test_the_built_in_task() -> None:
@@ -99,6 +101,27 @@ def test_held_out_prompts_of_one_s_own(tmp_path: Path) -> None:
             tokenize,
             held_out=1,
         )
+
+
+def test_the_sum_of_several_functions_by_weight_is_the_reward(tmp_path: Path) -> None:
+    source = """
+def right(completions, answer, **kwargs): return [float(a == b) for a, b in zip(completions, answer)]
+def brief(completions, **kwargs): return [None if "?" in text else -len(text) for text in completions]
+"""
+    file = f"{tmp_path}/r.py"
+    rows: list[dict[str, object]] = [{"prompt": "q", "answer": "42"}]
+    task = own(tmp_path, rows, source, reward=[f"{file}:right", f"{file}:brief 0.25"])
+    assert task.reward_names == ("right", "brief")
+    right, wrong, unsaid = task.score(task.prompts[0], ["42", "7", "?"], [False] * 3, [[1]] * 3)
+    assert (right.reward, right.parts) == (0.5, (1.0, -2.0))
+    assert (wrong.reward, wrong.parts) == (-0.25, (0.0, -1.0))
+    assert unsaid.reward == 0.0 and unsaid.parts[0] == 0.0 and isnan(unsaid.parts[1])
+    close(task)
+    alone = own(tmp_path, rows, source, reward=f"{file}:brief")
+    assert alone.reward_names == () and alone.score(alone.prompts[0], ["42"], [False], [[1]])[0].parts == ()
+    with pytest.raises(RewardError, match=r"returned None for prompt d-0 with completion '[?]', and no other one"):
+        alone.score(alone.prompts[0], ["?"], [False], [[1]])
+    close(alone)
 
 
 def test_an_unknown_task_is_refused_naming_the_nearest_and_all() -> None:

@@ -44,8 +44,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
         function.close()
 
 
-def call(function: RewardFunction, *texts: str) -> tuple[float, ...]:
-    return function(TEXT, texts, [[7]] * len(texts))
+def call(function: RewardFunction, *texts: str) -> tuple[float | None, ...]:
+    return function(TEXT, texts, [[7]] * len(texts)).values
 
 
 def problem(function: RewardFunction, *texts: str) -> str:
@@ -170,12 +170,12 @@ def test_much_output_is_left_out_and_does_not_block_it(make: Make, capfd: pytest
 
 
 @pytest.mark.parametrize(
-    "ending", ["raise ValueError('no')", "os._exit(3)", "os.kill(os.getpid(), 9)", "time.sleep(60)", "return [None]"]
+    "ending", ["raise ValueError('no')", "os._exit(3)", "os.kill(os.getpid(), 9)", "time.sleep(60)", "return [[]]"]
 )
 def test_the_end_of_what_it_printed_is_told_with_the_failure(ending: str, make: Make) -> None:
     source = f"import os, time\ndef f(**kwargs):\n    print('x' * 999, 'last \\x1b words')\n    {ending}"
     message = problem(make(source, timeout=0.5))
-    if ending != "return [None]":
+    if ending != "return [[]]":
         assert message.endswith("xxx last � words") and "It printed: ..." in message
     assert len(message) < 1000
 
@@ -197,7 +197,7 @@ def test_output_cut_anywhere_gives_the_same_lines(parts: list[bytes]) -> None:
 
 
 UNUSABLE = {
-    "class f:\n    def __init__(self, completions): pass": "is a class, not a function",
+    "class f:\n    def __init__(self, completions): pass": "is a class without `__call__`, not a function",
     "def f(completions, /): return [1.0]": "takes `completions` by place only",
     "def f(*a): return [1.0]": "takes no argument by name",
     "def f(): return [1.0]": "takes no argument by name",
@@ -409,7 +409,7 @@ def started(self, *args, **more):
 subprocess.Popen.__init__ = started
 from rewards.function import RewardFunction
 from rewards.prompts import EXAMPLE_PROMPT
-print(RewardFunction({function.spec!r}, 30.0)(EXAMPLE_PROMPT, ["a"], [[1]]))
+print(RewardFunction({function.spec!r}, 30.0)(EXAMPLE_PROMPT, ["a"], [[1]]).values)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "(1.0,)\n", done.stderr
@@ -454,11 +454,13 @@ def test_whatever_it_returns_is_rewards_or_a_reward_error(
 ) -> None:
     prompt = Prompt("p", EXAMPLE_PROMPT.messages, {"result": repr(result)}, (1,), text="?")
     try:
-        rewards = anything(prompt, ["a"] * number, [[1]] * number)
+        rewards = anything(prompt, ["a"] * number, [[1]] * number).values
     except RewardError as error:
         message = str(error)
     else:
-        assert len(rewards) == number and all(type(each) is float and abs(each) <= LARGEST_REWARD for each in rewards)
+        assert len(rewards) == number and all(
+            each is None or (type(each) is float and abs(each) <= LARGEST_REWARD) for each in rewards
+        )
         return
     assert "odd.py:f" in message and len(message) < 1000
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import isnan, nan
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from configs.schema import Config
 from generation.groups import Completion, Group
 from rewards.prompts import EXAMPLE_PROMPT, Outcome, Verdict
 from trainer.happened import EXAMPLE_TIMES, Happened
-from trainer.metrics import measure, of_groups
+from trainer.metrics import measure, of_functions, of_groups
 from trainer.scored import ScoredGroup
 from trainer.signal.rollout import Rollout
 from trainer.signal.treatment import Treated
@@ -47,6 +48,48 @@ def test_a_group_that_was_sampled_more_often_weighs_no_more() -> None:
     assert (step.reward_mean, step.reward_std) == pytest.approx((0.5, 0.5))
     assert (step.correct, step.malformed, step.truncated) == pytest.approx((0.5, 1 / 16, 0.0))
     assert (step.completions, step.distinct_completions) == (20, 4)
+
+
+def test_lengths_and_entropy_are_means_over_samples() -> None:
+    def group(*samples: tuple[int, int, float, Outcome]) -> ScoredGroup:
+        """samples: (tokens, count, log-probability of each token, outcome)"""
+        completions = tuple(
+            Completion(np.arange(tokens, dtype=np.int32), str(n), np.full(tokens, logprob, np.float32), "stop", count)
+            for n, (tokens, count, logprob, _) in enumerate(samples)
+        )
+        return ScoredGroup(
+            Group(EXAMPLE_PROMPT, completions, 1.0, 0), tuple(Verdict(0.0, outcome) for *_, outcome in samples)
+        )
+
+    treated = [
+        Treated(Rollout(0, 1.0, 0), one, "floor", "skip", None, False, False, True)
+        for one in (group((2, 3, -0.5, "correct"), (6, 1, -2.0, "wrong")), group((4, 4, -1.0, "wrong")))
+    ]
+    what = replace(happened(), treated=tuple(treated), scored=tuple(one.scored for one in treated))
+    step = measure(CONFIG, what, prompts_solved=0)
+    assert step.completion_length == pytest.approx((3 * 2 + 6 + 4 * 4) / 8) and step.completion_length_max == 6
+    assert step.completion_length_correct == 2 and step.completion_length_wrong == pytest.approx((6 + 4 * 4) / 5)
+    assert step.entropy == pytest.approx((3 * 2 * 0.5 + 6 * 2.0 + 4 * 4 * 1.0) / 28)
+    none_right = replace(what, treated=(treated[1],))
+    assert isnan(measure(CONFIG, none_right, prompts_solved=0).completion_length_correct)
+
+
+def test_each_reward_function_and_what_it_logs_has_a_mean() -> None:
+    def judged(parts: list[tuple[float, ...]], logged: dict[str, float]) -> ScoredGroup:
+        verdicts = tuple(Verdict(sum(part), "wrong", part, logged) for part in parts)
+        return ScoredGroup(RESCUED.group, verdicts)
+
+    one = judged([(1.0, nan), (0.0, -2.0), (0.0, nan)], {"near": 0.5})
+    other = judged([(0.0, nan), (0.0, nan), (0.0, nan)], {"near": 1.0, "far": 3.0})
+    assert of_functions([one, other], ["right", "brief"]) == {
+        "rewards/right": 0.25,
+        "rewards/brief": -2.0,
+        "logged/near": 0.75,
+        "logged/far": 3.0,
+    }
+    assert of_functions([RIGHT], []) == {}
+    step = replace(measure(CONFIG, happened(), prompts_solved=0), of_functions={"rewards/right": 0.5})
+    assert step.named["rewards/right"] == 0.5 and "of_functions" not in step.named
 
 
 def test_shares_are_means_over_groups() -> None:

@@ -91,8 +91,8 @@ def _(evidence: ConstantReward, config: Config) -> Diagnosis:
         "constant_reward",
         f"{_opening(evidence.silent_steps)}: all {evidence.samples:,} completions, {evidence.answers}{more} "
         f"different answers among them, earned the same reward, {evidence.reward:g}{also}.",
-        f"Call {config.task.reward or 'the reward function'} with a right and with a wrong answer and see that it "
-        "tells them apart; a task without right answers needs a reward with more than one value.",
+        f"Call {', '.join(config.task.reward) or 'the reward function'} with a right and with a wrong answer and "
+        "see that it tells them apart; a task without right answers needs a reward with more than one value.",
     )
 
 

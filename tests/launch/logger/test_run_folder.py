@@ -2,7 +2,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from launch.logger.run_folder import MOST_FREQUENT, RunFolder
 from tests.launch import samples
 from trainer.diagnosis.sentences import EXAMPLE_DIAGNOSIS
 from trainer.ending import Target
+from trainer.metric import declared
 from trainer.metrics import StepMetrics
 
 
@@ -58,7 +59,7 @@ def test_every_step_is_on_disk_when_the_call_returns(tmp_path: Path) -> None:
         assert len(rows(folder.path / "metrics.jsonl")) == step
         assert len(rows(folder.path / "groups.jsonl")) == 2 * step
     first = rows(folder.path / "metrics.jsonl")[0]
-    assert list(first) == [field.name for field in fields(StepMetrics)]
+    assert list(first) == [name for name, _ in declared(StepMetrics)]
     assert first["reward_mean"] == pytest.approx(-0.08)
 
 

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from tests.launch import samples
 
 
 def of_step(step: int, **values: float) -> tuple[int, Mapping[str, float]]:
-    values = asdict(samples.metrics(step, **values))
-    return int(values.pop("step")), values
+    named = samples.metrics(step, **values).named
+    del named["step"]
+    return step, named
 
 
 def test_tensorboard_has_every_metric_of_every_step(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_tensorboard_has_every_metric_of_every_step(tmp_path: Path) -> None:
         tracker.log(*of_step(step))
 
     read = EventAccumulator(str(folder.tensorboard_path)).Reload()
-    expected = set(asdict(samples.metrics())) - {"step"}
+    expected = set(samples.metrics().named) - {"step"}
     assert set(read.Tags()["scalars"]) == expected
     events = read.Scalars("reward_mean")
     assert [event.step for event in events] == [1, 2, 3]
