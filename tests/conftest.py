@@ -3,8 +3,12 @@
 from collections import Counter
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny import make_tiny_model
+
+settings.register_profile("any machine", deadline=None)  # a busy one takes its time
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

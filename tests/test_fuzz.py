@@ -30,7 +30,6 @@ TIMES = int(os.environ.get("COHORT_FUZZ", "1"))
 def fuzz(examples: int) -> settings:
     return settings(
         max_examples=examples * TIMES,
-        deadline=None,
         derandomize=TIMES == 1,
         database=None,
         suppress_health_check=[HealthCheck.too_slow],

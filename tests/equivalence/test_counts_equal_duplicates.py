@@ -24,7 +24,7 @@ def spelled_out(lesson: Lesson) -> Lesson:
     )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=30, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(some=lessons())
 def test_counts_equal_duplicates(some: list[Lesson]) -> None:
     duplicates = [spelled_out(lesson) for lesson in some]

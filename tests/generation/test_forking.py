@@ -51,7 +51,7 @@ def test_the_measure_sees_a_bias_and_a_lack_of_chance() -> None:
     assert surprise([10, 0, 1], [1, 1, 0]) == float("inf")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(
     weights=st.lists(st.sampled_from([0.0, 1e-30, 0.1, 1.0, 3e7]), min_size=1, max_size=9).filter(any),
     count=st.integers(1, 300),
@@ -105,7 +105,7 @@ def allowed(probabilities: NDArray[np.float64], truncation: Truncation) -> set[i
     return set(nucleus)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(
     order=st.permutations(range(12)),
     truncation=st.builds(
@@ -272,7 +272,7 @@ def weights(draw: st.DrawFn) -> Weights:
     return found
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(some=weights(), bucket_bytes=st.sampled_from([1, 10, 64, 100, 10_000]))
 def test_weights_come_out_of_buckets_as_they_went_in(some: Weights, bucket_bytes: int) -> None:
     buckets = list(pack(some, bucket_bytes))
@@ -289,7 +289,7 @@ def test_weights_come_out_of_buckets_as_they_went_in(some: Weights, bucket_bytes
     assert checksum(out) == checksum(some)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(some=weights(), data=st.data())
 def test_a_checksum_sees_names_and_values_and_not_the_order(some: Weights, data: st.DataObject) -> None:
     whole = checksum(some)

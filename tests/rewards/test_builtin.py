@@ -55,7 +55,7 @@ def user_turns(task: Task) -> tuple[set[str], set[str]]:
 
 
 @given(tasks, seeds)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_questions_do_not_repeat_and_come_again_with_their_seed(task: BuiltinTask, seed: int) -> None:
     number = min(task.capacity, 300)
     questions = list(islice(task.questions(seed), number))
@@ -89,7 +89,7 @@ def test_a_range_bounds_the_questions(name: str) -> None:
 
 
 @given(tasks, seeds, st.sampled_from(["", " ", "\n"]), st.sampled_from(["", "."]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_its_own_answer_is_read_with_spaces_and_a_full_stop(
     task: BuiltinTask, seed: int, space: str, stop: str
 ) -> None:
@@ -135,7 +135,7 @@ def test_what_everything_is_worth(name: str, difficulty: Difficulty, shaping: Sh
 
 
 @given(tasks, seeds, st.text(max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_text_but_the_answer_is_right(task: BuiltinTask, seed: int, text: str) -> None:
     question = next(task.questions(seed))
     given = task.parse(text)

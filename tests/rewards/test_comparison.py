@@ -10,7 +10,6 @@ TASK = Comparison(0, 99)
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 300))
-@settings(deadline=None)
 def test_questions_are_distinct_balanced_and_right(seed: int, size: int) -> None:
     questions = list(islice(TASK.questions(seed), size))
     assert len({question.id for question in questions}) == len({question.text for question in questions}) == size

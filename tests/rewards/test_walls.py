@@ -447,7 +447,7 @@ def anything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RewardFunctio
     function.close()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(result=VALUES, number=st.integers(1, 3))
 def test_whatever_it_returns_is_rewards_or_a_reward_error(
     result: object, number: int, anything: RewardFunction
@@ -471,7 +471,7 @@ PARAMETERS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     parameters=PARAMETERS,
     beginning=st.sampled_from(["def", "async def"]),

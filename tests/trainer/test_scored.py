@@ -11,7 +11,7 @@ SAMPLES = st.lists(st.tuples(st.integers(1, 99), REWARDS), min_size=1, max_size=
 PROPERTIES = ("reward_low", "reward_high", "reward_mean", "reward_std", "samples")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SAMPLES, min_size=1, max_size=9))
 def test_many_groups_at_once_are_as_each_alone(groups: list[list[tuple[int, float]]]) -> None:
     """To the bit: the rewards that files hold do not depend on how they were made."""

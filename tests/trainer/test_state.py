@@ -122,7 +122,7 @@ def begun(of: Run) -> RunState:
 MODES = st.sampled_from([{}, {"without_best": "train"}, {"rescue": False}, {"stop_without_signal": False}])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(MOODS), max_size=14), st.lists(st.sampled_from(MOODS), min_size=1, max_size=4), MODES)
 def test_the_next_steps_are_the_same_after_json(before: list[str], after: list[str], signal: dict[str, Any]) -> None:
     of = run(**signal)
@@ -136,7 +136,7 @@ def test_the_next_steps_are_the_same_after_json(before: list[str], after: list[s
     assert logged_again == logged
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(MOODS), min_size=1, max_size=6))
 def test_a_step_leaves_the_state_before_it_as_it_was(moods: list[str]) -> None:
     of = run()

@@ -39,7 +39,7 @@ def forest_of(some: list[Lesson]) -> Forest:
     return pack(some, ranks=1, micro_batch_tokens=10_000).forests[0][0]
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(some=lessons(), window=st.sampled_from(WINDOWS), chunk_nodes=st.sampled_from([1, 2, 5, 256]))
 def test_chunks_see_what_the_tree_says(some: list[Lesson], window: int | None, chunk_nodes: int) -> None:
     forest = forest_of(some)
@@ -63,7 +63,7 @@ def test_chunks_see_what_the_tree_says(some: list[Lesson], window: int | None, c
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(some=lessons(), window=st.sampled_from(WINDOWS))
 def test_flex_attention_sees_the_same(some: list[Lesson], window: int | None) -> None:
     """Without its compiler, which on a CPU knows no backward pass."""

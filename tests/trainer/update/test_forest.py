@@ -99,7 +99,7 @@ def test_only_edges_and_no_leaves() -> None:
     assert forest.edge_token.tolist() == [2, 3]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(some=lessons(), ranks=st.integers(1, 4), micro_batch_tokens=st.integers(1, 40))
 def test_every_completion_is_in_one_forest_and_reads_its_own_path(
     some: list[Lesson], ranks: int, micro_batch_tokens: int
@@ -125,7 +125,7 @@ def test_every_completion_is_in_one_forest_and_reads_its_own_path(
             assert_same(forest, same)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(some=lessons())
 def test_no_token_is_computed_twice(some: list[Lesson]) -> None:
     shared, own = set(), set()

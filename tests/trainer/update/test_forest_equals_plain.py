@@ -71,7 +71,7 @@ def _scattered(lesson: Lesson, random: np.random.Generator) -> Lesson:
     return dataclasses.replace(lesson, scored=scored, in_loss=in_loss)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(some=lessons(), ranks=st.integers(1, 4), micro_batch_tokens=st.integers(1, 60), chunk=st.sampled_from([1, 50]))
 def test_the_same_batch(some: list[Lesson], ranks: int, micro_batch_tokens: int, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -104,7 +104,7 @@ def chains(nodes: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[Lesso
     ]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     nodes=st.lists(st.integers(1, 30), min_size=1, max_size=40),
     most=st.sampled_from([3, 12, 30]),
