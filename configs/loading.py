@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from configs.errors import ConfigError
-from configs.schema import NAME_LENGTH, Config, allowed, is_list, settings
+from configs.schema import NAME_LENGTH, Config, allowed, is_list, is_mapping, settings
 
 Values = Mapping[str, Any]
 """Settings as nested mappings: `{"training": {"learning_rate": 2e-5}}`."""
@@ -34,14 +34,18 @@ def load(path: str | Path, overrides: Values | None = None) -> Config:
     A run without a name is named after the file.
     """
     path = Path(path)
-    values = _merge(_read(path), overrides or {})
+    return validated(merged(read(path), overrides or {}), path.stem)
+
+
+def validated(values: Values, name: str) -> Config:
+    """The configuration with these settings. name: of the run, if they name none. Raises ConfigError."""
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(*_explain(error)) from None
     if config.run.name is not None:
         return config
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-")[:NAME_LENGTH] or "run"
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:NAME_LENGTH] or "run"
     return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
 
 
@@ -114,9 +118,23 @@ def _worded(words: Sequence[str], name: str) -> object:
     """What the words given for a setting say; a list is given as [a, b], or by repeating the argument."""
     if words[-1] == "null":
         return None
+    if is_mapping(settings()[name]):
+        return _mapping(words[-1])
     if not is_list(settings()[name]):
         return words[-1]
     return [item for word in words for item in (_items(word) if _is_bracketed(word, name) else [word])]
+
+
+def _mapping(word: str) -> object:
+    """What `{name: value}` says; any other word as it is, to be refused.
+
+    >>> _mapping("{prompt: question}"), _mapping("prompt")
+    ({'prompt': 'question'}, 'prompt')
+    """
+    try:
+        return _Loader(word).get_single_data()
+    except (yaml.YAMLError, ConfigError):
+        return word
 
 
 def _is_bracketed(word: str, name: str) -> bool:
@@ -211,7 +229,8 @@ for _tag, _pattern, _first in (
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, not checked yet. Raises ConfigError."""
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(FILE_SIZE + 1)
@@ -262,13 +281,14 @@ def _missing(path: Path) -> str:
     return f"{path}: there is no such configuration file. {hint}"
 
 
-def _merge(base: Values, over: Values) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Values, over: Values) -> dict[str, Any]:
+    """Both, where `over` wins."""
+    result = dict(base)
     for key, value in over.items():
-        below = merged.get(key)
+        below = result.get(key)
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
-    return merged
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

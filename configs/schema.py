@@ -42,6 +42,7 @@ RewardText = Annotated[str, Field(min_length=1, max_length=PATH_LENGTH)]
 REWARD = re.compile(r"(.+\.py:[A-Za-z_]\w*|[\w./~-]*(?<!\.py))( +-?\d+(\.\d+)?)?")
 """A function of a file, or a model, and a weight."""
 
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -95,6 +96,12 @@ class ModelSettings(Section):
         description="Number format of the weights in the engines and in the forward pass; the optimizer "
         "keeps float32 master weights either way. auto is bfloat16 on GPUs and on CPUs with AVX-512, where "
         "it is fast, and float32 elsewhere.",
+    )
+    chat_template_kwargs: dict[Name, bool | int | float | str] = Field(
+        default={},
+        max_length=20,
+        description="Arguments of the model's chat template, for example {enable_thinking: false} for Qwen3.",
+        json_schema_extra=remedy("Write it as {enable_thinking: false}, or leave it out for none."),
     )
     trust_remote_code: bool = Field(
         default=False,
@@ -151,6 +158,24 @@ class TaskSettings(Section):
         description="Your prompts: a .jsonl, .json, .parquet or .csv file, a data set folder, or a hub id, "
         "with a column `prompt` (text, or chat messages); every other column reaches the reward function. A "
         "relative path starts at the working directory.",
+    )
+    config: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Configuration of the data set, as main of gsm8k; null is the one it has, or its default.",
+    )
+    revision: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Of a data set on the hub: a branch, tag or commit; null takes the newest.",
+    )
+    columns: dict[Name, Name] = Field(
+        default={},
+        max_length=100,
+        description="Columns that are called otherwise in the data set: {prompt: question} makes its question the "
+        "prompt, and {prompt: question, solution: answer} gives its answer to a reward function that asks for "
+        "solution.",
+        json_schema_extra=remedy("Write it as {prompt: question}, with a column of the data set behind each name."),
     )
     split: str = Field(
         default="train",
@@ -523,6 +548,14 @@ class RunSettings(Section):
     save_model: bool = Field(
         default=True, description="Write the trained model into the run's folder, in Hugging Face format."
     )
+    push_to_hub: str | None = Field(
+        default=None,
+        pattern=r"^[\w.-]+(/[\w.-]+)?$",
+        max_length=NAME_LENGTH,
+        description="Upload the trained model to this repository of the Hugging Face hub, which is made private if "
+        "it is not there; the token is taken from where huggingface_hub has it. null uploads nothing.",
+        json_schema_extra=remedy("Write it as NAME or OWNER/NAME."),
+    )
     checkpoint_seconds: float | None = Field(
         default=600.0,
         gt=0,
@@ -608,6 +641,13 @@ class Config(Section):
         return self
 
 
+TEMPLATE_OWN = {
+    *("conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"),
+    *("padding", "truncation", "max_length", "return_tensors", "return_dict", "tools", "documents"),
+}
+"""Arguments of transformers' `apply_chat_template` itself."""
+
+
 def _conflicts(config: Config) -> Iterator[str]:
     """Settings that are fine one by one and cannot work together."""
     yield from _task_conflicts(config.task)
@@ -640,6 +680,16 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"training.warmup_steps: {training.warmup_steps} must be less than run.max_steps "
             f"({run.max_steps}): the learning rate would never reach its peak. Lower it, or raise "
             "run.max_steps."
+        )
+    if own := sorted(TEMPLATE_OWN & config.model.chat_template_kwargs.keys()):
+        yield (
+            f"model.chat_template_kwargs: {own[0]} is not allowed: Cohort gives it itself. Leave it out, and name "
+            "arguments that the model's template knows."
+        )
+    if run.push_to_hub and not run.save_model:
+        yield (
+            f"run.push_to_hub: {run.push_to_hub} needs a model, and run.save_model is false. Set run.save_model: "
+            "true, or leave out run.push_to_hub."
         )
     yield from _evaluation_conflicts(config)
     yield from _training_conflicts(training, sampling.max_completion_length)
@@ -741,6 +791,9 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         )
     if task.range is not None and task.range[0] > task.range[1]:
         yield f"task.range: {list(task.range)} is empty: the first number must be at most the second. Swap them."
+    for name in ("config", "revision", "columns"):
+        if task.name is not None and (value := getattr(task, name)):
+            yield f"task.{name}: {value} is only allowed with task.dataset: a built-in task has none. Leave it out."
     for name in ("difficulty", "range", "shaping"):
         if task.dataset is not None and (value := getattr(task, name)) != TaskSettings.model_fields[name].default:
             yield f"task.{name}: {value} is only allowed with a built-in task; your data has its own. Leave it out."
@@ -789,6 +842,11 @@ def is_list(field: FieldInfo) -> bool:
     return any(get_origin(kind) is tuple for kind in (field.annotation, *get_args(field.annotation)))
 
 
+def is_mapping(field: FieldInfo) -> bool:
+    """Whether the setting is a mapping of names to values."""
+    return get_origin(field.annotation) is dict
+
+
 def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words.
 
@@ -798,6 +856,8 @@ def allowed(field: FieldInfo) -> str:
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
     if get_origin(field.annotation) is tuple:
         return "a list of texts"
+    if is_mapping(field):
+        return "names with a value for each, as in {name: value}"
     if is_list(field):
         return "two whole numbers, at least 0 and at most 10^15, as in [0, 99], or null"
     parts = (field.annotation,) if get_origin(field.annotation) is Literal else get_args(field.annotation)

@@ -1,6 +1,7 @@
 """Rewards of 0 and 1, for the examples beside this file: TRL's signature, one number for each completion."""
 
 import json
+import re
 
 
 def exact(completions: list[str], answer: list[str], **kwargs: object) -> list[float]:
@@ -23,3 +24,16 @@ def _keys(text: str) -> set[str] | None:
     except ValueError:
         return None
     return set(value) if isinstance(value, dict) else None
+
+
+def final_number(completions: list[str], answer: list[str], **kwargs: object) -> list[float]:
+    """1 where the last number is the one behind the four hashes of GSM8K's answers."""
+    return [
+        float(_last(text) == _last(right.rpartition("####")[2]))
+        for text, right in zip(completions, answer, strict=True)
+    ]
+
+
+def _last(text: str) -> str | None:
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return numbers[-1].replace(",", "") if numbers else None

@@ -54,7 +54,9 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
         tokenizer = load_tokenizer(model.folder, trust)
     except ModelError as error:
         raise ConfigError(str(error)) from error
-    task = load_task(config.task, config.seed, encoder(tokenizer), config.run.evaluation_prompts)
+    task = load_task(
+        config.task, config.seed, encoder(tokenizer, config.model.chat_template_kwargs), config.run.evaluation_prompts
+    )
     gpu = hardware.has_gpu() or cluster is not None
     preflight.refuse_misfits(config, task.prompts, limit, gpu, task.held_out)
     longest = max(len(prompt.token_ids) for prompt in (*task.prompts, *task.held_out))

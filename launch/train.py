@@ -10,10 +10,12 @@ from launch.checkpoint import Checkpoint, Record
 from launch.errors import FolderError, ProcessError, ProcessLost, RemoteError
 from launch.interruption import Interruption
 from launch.keeper import Keeper, evaluated
+from launch.limited import limited
 from launch.logger.display import Display
 from launch.logger.run_folder import RunFolder
 from launch.logger.run_logger import RunLogger
 from launch.logger.tracking import trackers
+from launch.model_card import model_card
 from launch.prepare import Prepared, prepare
 from launch.processes import start
 from launch.processes.cluster import connected
@@ -31,15 +33,24 @@ REACHED, NO_SIGNAL, LIMIT, INTERRUPTED = 0, 3, 4, 5
 """Exit statuses: target reached or no target set, stopped because it cannot learn, a limit reached before the target,
 and interrupted: it can be gone on with."""
 
+UPLOAD_SECONDS = 3600.0
+"""That the hub may take for a model."""
+
 
 def train(config: Config, folder: Path | None = None) -> int:
     """Trains as configured; the exit status. folder: of a run to go on with."""
+    return trained(config, folder)[0]
+
+
+def trained(config: Config, folder: Path | None = None) -> tuple[int, Path]:
+    """Trains as configured; the exit status, and the run's folder. folder: of a run to go on with."""
     with Display(config) as display:
         display.phase("reading model and data")
         prepared = prepare(config, trains=True)
         run_folder = replace(_folder(config, folder), tell=display.alarm)
         with run_folder.locked():
-            return _Training(prepared, run_folder, display).run(_begin_at(config, folder, run_folder, display))
+            begin = _begin_at(config, folder, run_folder, display)
+            return _Training(prepared, run_folder, display).run(begin), run_folder.path
 
 
 def exit_status(result: Result) -> int:
@@ -165,7 +176,26 @@ class _Training:
         if keeper.latest is None or not keeper.has(result.steps):
             raise FolderError(f"The model could not be saved: {self._folder.path} could not be written.")
         self._display.phase("saving the model")
-        self._folder.take_model(keeper.latest.model_path)
+        self._folder.take_model(keeper.latest.model_path, model_card(self._config, result, self._folder.rewards()))
+        if self._config.run.push_to_hub:
+            self._push(self._config.run.push_to_hub)
+
+    def _push(self, repository: str) -> None:
+        """To the hub; a failure costs a warning, for the model is in the run's folder."""
+        from huggingface_hub import HfApi
+
+        self._display.phase(f"uploading the model to {repository}")
+
+        def upload() -> None:
+            hub = HfApi()
+            made = hub.create_repo(repository, private=True, exist_ok=True)
+            hub.upload_folder(repo_id=made.repo_id, folder_path=self._folder.model_path)
+
+        try:
+            limited(upload, UPLOAD_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whatever the network does, the run is done
+            problem = str(error).strip().splitlines() or [type(error).__name__]
+            self._display.alarm(f"run.push_to_hub: {repository} was not uploaded: {problem[0]}.")
 
     def _record(self, state: RunState) -> Record:
         return Record(

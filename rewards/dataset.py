@@ -36,12 +36,19 @@ class Row:
 EXAMPLE_ROW = Row(id="capitals-0", prompt="What is the capital of France?", columns={"answer": "Paris"})
 
 
-def read(source: str, split: str) -> tuple[Row, ...]:
+def read(
+    source: str,
+    split: str,
+    config: str | None = None,
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> tuple[Row, ...]:
     """Read a data set.
 
     source: a .jsonl, .json, .parquet or .csv file (all of it is the split train), a folder written by
         `save_to_disk` or holding data files, or a hub id. `datasets` fetches a hub id's data, unless
         HF_HUB_OFFLINE is set: then it must be in the cache already.
+    config, revision: of a data set on the hub. columns: new name -> what the data set calls it.
 
     A row without a column that another one has gets None there.
     Raises TaskError naming the file and the lines or rows that are wrong.
@@ -56,18 +63,33 @@ def read(source: str, split: str) -> tuple[Row, ...]:
             f"task.split: {split} is not allowed: {source} is a single file, all of which is the split train. Leave "
             "task.split out, or name the file that holds the other split."
         )
+    if is_file and (config or revision):
+        name, value = ("config", config) if config else ("revision", revision)
+        raise TaskError(
+            f"task.{name}: {value} is not allowed: {source} is a single file, which has none. Leave it out."
+        )
     if path.suffix == ".jsonl" and is_file:
         records = _lines(path)
     else:
-        records = [(f"row {index + 1}", row) for index, row in enumerate(_table(source, path, split))]
+        table = _table(source, path, split, config, revision)
+        records = [(f"row {index + 1}", row) for index, row in enumerate(table)]
     if not records:
         raise TaskError(f"task.dataset: {source} is empty. It needs at least one row with a column `prompt`.")
     known = list(dict.fromkeys(key for _, row in records for key in row))
+    if columns:
+        _refuse_columns(source, columns, known)
+        records = [(where, _renamed(row, columns)) for where, row in records]
+        known = list(_renamed(dict.fromkeys(known), columns))
     if "prompt" not in known:
         near = get_close_matches("prompt", known, n=1)
+        remedy = (
+            f"Rename `{near[0]}` to `prompt`, or set"
+            if near
+            else "Name the column with the questions `prompt`, or set"
+        )
         raise TaskError(
-            f"task.dataset: {source} has no column `prompt`; its columns are {', '.join(known) or 'none'}. "
-            + (f"Rename `{near[0]}` to `prompt`." if near else "Name the column with the questions `prompt`.")
+            f"task.dataset: {source} has no column `prompt`; its columns are {', '.join(known) or 'none'}. {remedy} "
+            f"task.columns: {{prompt: {near[0] if near else 'question'}}}."
         )
     if taken := {"prompts", "completions"}.intersection(known):
         raise TaskError(
@@ -81,6 +103,28 @@ def read(source: str, split: str) -> tuple[Row, ...]:
             '[{"role": "user", "content": "..."}] that ends with the user\'s turn.'
         )
     return tuple(_row(row, known, f"{path.stem}-{index}") for index, (_, row) in enumerate(records))
+
+
+def _refuse_columns(source: str, columns: Mapping[str, str], known: list[str]) -> None:
+    """Raises TaskError: a column is not there, or its new name is another's."""
+    for new, old in columns.items():
+        if old not in known:
+            near = get_close_matches(old, known, n=1)
+            raise TaskError(
+                f"task.columns: {source} has no column `{old}`; its columns are {', '.join(known)}. "
+                + (f"Did you mean `{near[0]}`?" if near else "Name one of them.")
+            )
+        if new in known and new not in columns.values():
+            raise TaskError(
+                f"task.columns: {new}: {old} is not allowed: {source} has a column `{new}` of its own. Choose "
+                "another name, or leave the entry out."
+            )
+
+
+def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row with its columns' new names. A column may have several."""
+    kept = {name: value for name, value in row.items() if name not in columns.values()}
+    return kept | {new: row[old] for new, old in columns.items() if old in row}
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -141,7 +185,7 @@ def _is_unicode(row: Mapping[str, Any]) -> bool:
     return True
 
 
-def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
+def _table(source: str, path: Path, split: str, config: str | None, revision: str | None) -> Iterable[dict[str, Any]]:
     """Any other source, through `datasets`."""
     if not path.exists() and _is_path(source, path):
         near = get_close_matches(path.name, [file.name for file in path.parent.glob("*")], n=1)
@@ -164,7 +208,8 @@ def _table(source: str, path: Path, split: str) -> Iterable[dict[str, Any]]:
                 raise ValueError(f'unknown split "{split}"; it has {", ".join(map(str, splits))}')
             table = splits[split]
         else:
-            table = datasets.load_dataset(source if not path.exists() else str(path), split=split)
+            name = source if not path.exists() else str(path)
+            table = datasets.load_dataset(name, config, split=split, revision=revision)
         media = [name for name, kind in table.features.items() if _is_media(kind)]
         rows: Iterable[dict[str, Any]] = () if media else [*table]
     except Exception as error:

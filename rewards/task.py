@@ -186,7 +186,7 @@ def _own(settings: TaskSettings, tokenize: Tokenize, held_out: int) -> Task:
         raise TaskError("task.dataset and task.reward are needed for a task of your own. Set both, or task.name.")
     specs, weights = zip(*map(weighted, settings.reward), strict=True)
     functions = tuple(RewardFunction(spec, settings.reward_timeout, settings.reward_environment) for spec in specs)
-    rows = dataset.read(settings.dataset, settings.split)
+    rows = dataset.read(settings.dataset, settings.split, settings.config, settings.revision, settings.columns)
     for function in functions:
         function.check(tuple(rows[0].columns))
     others = _held_out_rows(settings, settings.dataset)[:held_out] if has_held_out(settings) else ()
@@ -222,7 +222,9 @@ def weighted(text: str) -> tuple[str, float]:
 
 def _held_out_rows(settings: TaskSettings, dataset_name: str) -> tuple[dataset.Row, ...]:
     try:
-        return dataset.read(settings.eval_dataset or dataset_name, settings.eval_split or "train")
+        source, split = settings.eval_dataset or dataset_name, settings.eval_split or "train"
+        of_dataset = (settings.config, settings.revision) if source == dataset_name else (None, None)
+        return dataset.read(source, split, *of_dataset, settings.columns)
     except TaskError as error:  # which speaks of the settings that training prompts have
         text = str(error).replace("task.split", "task.eval_split")
         if settings.eval_dataset:

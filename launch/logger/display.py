@@ -4,6 +4,7 @@ import io
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -203,6 +204,8 @@ def default_console() -> Console:
         sys.stdout.reconfigure(errors="replace")
     if sys.stdout.isatty():
         return Console()
+    if Console().is_jupyter and find_spec("ipywidgets"):
+        return Console(width=WIDTH, force_interactive=True)
     return Console(width=WIDTH, force_interactive=False)
 
 

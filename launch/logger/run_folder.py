@@ -157,12 +157,18 @@ class RunFolder:
         text = _json(_summary(result, config, restarts), indent=2) + "\n"
         self._patiently(lambda: _replace(self.path / "summary.json", text))
 
-    def take_model(self, folder: Path) -> None:
+    def take_model(self, folder: Path, card: str = "") -> None:
         """Make the model in `folder` the run's, without copying it where links are possible: whole or not at all.
-        Raises FolderError."""
-        self._patiently(lambda: self._link(folder))
+        card: its README.md. Raises FolderError."""
+        self._patiently(lambda: self._link(folder, card))
 
-    def _link(self, folder: Path) -> None:
+    def rewards(self) -> list[tuple[int, float]]:
+        """(step, mean reward) of every step."""
+        path = self.path / "metrics.jsonl"
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
+        return [(row["step"], row["reward_mean"]) for row in rows]
+
+    def _link(self, folder: Path, card: str) -> None:
         unfinished, old = self.path / "model.unfinished", self.path / "model.old"
         for left in (unfinished, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -171,6 +177,8 @@ class RunFolder:
         except shutil.Error:  # a file system without hard links
             shutil.rmtree(unfinished)
             shutil.copytree(folder, unfinished)
+        if card:
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
         if self.model_path.exists():
             self.model_path.rename(old)
         unfinished.rename(self.model_path)

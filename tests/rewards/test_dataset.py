@@ -213,7 +213,9 @@ def test_an_empty_data_set_is_refused(content: str, form: str, tmp_path: Path) -
 
 def test_a_missing_column_is_refused_naming_the_others(tmp_path: Path) -> None:
     message = refused(lines(tmp_path / "d.jsonl", [{"prompts_": "a", "answer": 1}]))
-    assert "has no column `prompt`; its columns are prompts_, answer. Rename `prompts_` to `prompt`." in message
+    assert (
+        "has no column `prompt`; its columns are prompts_, answer. Rename `prompts_` to `prompt`, or set " in message
+    )
     message = refused(lines(tmp_path / "d.jsonl", [{"question": "a"}]))
     assert "its columns are question. Name the column with the questions `prompt`." in message
 
@@ -270,15 +272,36 @@ def test_a_hub_id_that_cannot_be_had(offline: str, remedy: str, monkeypatch: pyt
 
     asked = []
 
-    def load_dataset(name: str, split: str) -> None:
-        asked.append((name, split))
+    def load_dataset(name: str, config: str | None, *, split: str, revision: str | None) -> None:
+        asked.append((name, config, split, revision))
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     message = refused("someone/sums", "test")
-    assert asked == [("someone/sums", "test")]
+    assert asked == [("someone/sums", None, "test", None)]
+    with pytest.raises(TaskError):
+        read("someone/sums", "test", "main", "v2")
+    assert asked[1:] == [("someone/sums", "main", "test", "v2")]
     assert "task.dataset: someone/sums cannot be read: ConnectionError: no route" in message and remedy in message
+
+
+def test_columns_can_be_called_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"question": "1 + 1?", "answer": "2", "level": 1}\n{"question": "2 + 2?", "level": 2}')
+    first, second = read(str(path), "train", columns={"prompt": "question", "solution": "answer", "right": "answer"})
+    assert (first.prompt, first.columns) == ("1 + 1?", {"level": 1, "solution": "2", "right": "2"})
+    assert (second.prompt, second.columns) == ("2 + 2?", {"level": 2, "solution": None, "right": None})
+    swapped = read(str(path), "train", columns={"prompt": "question", "answer": "level", "level": "answer"})
+    assert swapped[0].columns == {"answer": 1, "level": "2"}
+    with pytest.raises(TaskError, match=r"task\.columns: .* has no column `questoin`; .* Did you mean `question`"):
+        read(str(path), "train", columns={"prompt": "questoin"})
+    with pytest.raises(
+        TaskError, match=r"task\.columns: level: answer is not allowed: .* a column `level` of its own"
+    ):
+        read(str(path), "train", columns={"prompt": "question", "level": "answer"})
+    with pytest.raises(TaskError, match=r"task\.config: main is not allowed: .* is a single file"):
+        read(str(path), "train", "main")
 
 
 def test_importing_rewards_imports_no_heavy_library() -> None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,10 +239,12 @@ def load_tokenizer(model: str | Path, trust_remote_code: bool = False, revision:
         ) from error
 
 
-def encoder(tokenizer: Any) -> Callable[[Sequence[Message]], Sequence[int]]:
+def encoder(
+    tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None
+) -> Callable[[Sequence[Message]], Sequence[int]]:
     """`messages -> token ids` through the chat template, ready for the assistant's turn.
 
-    They raise TaskError for messages that the template refuses.
+    template_kwargs: arguments of the template. They raise TaskError for messages that the template refuses.
     """
     from jinja2 import TemplateError
 
@@ -251,7 +253,11 @@ def encoder(tokenizer: Any) -> Callable[[Sequence[Message]], Sequence[int]]:
     def encode(messages: Sequence[Message]) -> Sequence[int]:
         try:
             text = tokenizer.apply_chat_template(
-                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
+                list(messages),
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                **(template_kwargs or {}),
             )
         except TemplateError as error:
             turns = ", ".join(message["role"] for message in messages)
