@@ -399,6 +399,11 @@ class TrainingSettings(Section):
         le=MILLION,
         description="Weight of the KL divergence from the untrained model; 0.0 needs no copy of it.",
     )
+    use_bias_correction_kl: bool = Field(
+        default=True,
+        description="Multiply that divergence by the probability ratio of policy to old policy, without which its "
+        "gradient is not that of the divergence. false is the GRPO paper's.",
+    )
     epsilon: float | None = Field(
         default=None,
         gt=0,

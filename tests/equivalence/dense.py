@@ -189,7 +189,10 @@ def dense_loss(
         here = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
         surrogate = dense_surrogate(name, new[row, here], before[row, here], advantage)
         gap = frozen[row, here] - new[row, here] if frozen is not None else torch.zeros(len(completion))
-        value = surrogate - beta * (gap.exp() - gap - 1)
+        ratio = (new[row, here] - before[row, here]).exp()
+        if name == "gspo":
+            ratio = ratio.prod() ** (1 / len(completion))
+        value = surrogate - beta * (gap.exp() - gap - 1) * ratio
         if name in ("grpo", "gspo"):
             loss = loss - value.mean() / len(samples)
         elif name == "dr_grpo":

@@ -93,13 +93,16 @@ def objective(batch: MicroBatch, sizes: Sizes, training: TrainingSettings) -> Ob
     )
     reference = batch.ref_logprobs
     kl = torch.zeros_like(batch.logprobs) if reference is None else k3(batch.logprobs, reference, batch.mask)
+    # Its value is the same on average; its gradient is that of the KL only with the ratio (DeepSeek-V3.2,
+    # arXiv 2512.02556, section 3.1).
+    penalty = kl * log_ratio.exp() if training.use_bias_correction_kl else kl
     gap = (batch.old_logprobs - batch.sampler_logprobs).abs()
 
     def total(values: Tensor) -> Tensor:
         return (_masked(values, batch.mask) * batch.counts[:, None]).sum()
 
     return Objective(
-        loss=-total((terms.surrogate * weight - training.beta * kl) * terms.weight),
+        loss=-total((terms.surrogate * weight - training.beta * penalty) * terms.weight),
         kl=total(kl.detach()) / sizes.num_tokens,
         clip_fraction=total(terms.clipped.to(kl.dtype)) / sizes.num_tokens,
         logprob_gap=total(gap) / sizes.num_tokens,

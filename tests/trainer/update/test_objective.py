@@ -134,10 +134,39 @@ KL_DIVISORS = {"grpo": 2 * 4, "dr_grpo": 16, "dapo": 7, "gspo": 2 * 4, "cispo": 
 def test_kl_to_the_reference_is_aggregated_as_the_gain_is(name: str) -> None:
     reference = LOGPROBS + torch.tensor([[0.1, -0.2], [0.0, math.nan]])
     torch.testing.assert_close(k3(LOGPROBS, reference, BATCH.mask), torch.tensor(KL))
-    with_kl = of(name, replace(BATCH, ref_logprobs=reference), beta=0.5)
+    with_kl = of(name, replace(BATCH, ref_logprobs=reference), beta=0.5, use_bias_correction_kl=False)
     assert with_kl.kl.item() == pytest.approx(3 * sum(KL[0]) / 7, rel=1e-5)
     expected = of(name).loss.item() + 0.5 * 3 * sum(KL[0]) / KL_DIVISORS[name]
     assert with_kl.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_kl_is_weighed_by_the_ratio_so_that_its_gradient_is_that_of_the_divergence() -> None:
+    reference = LOGPROBS + torch.tensor([[0.1, -0.2], [0.0, math.nan]])
+    with_kl = of("dapo", replace(BATCH, ref_logprobs=reference), beta=0.5)
+    weighed = 3 * (1.1 * KL[0][0] + 1.5 * KL[0][1])
+    assert with_kl.loss.item() == pytest.approx(of("dapo").loss.item() + 0.5 * weighed / 7, rel=1e-5)
+    assert with_kl.kl.item() == pytest.approx(3 * sum(KL[0]) / 7, rel=1e-5)  # what is reported is the divergence
+
+    # One token, three choices: the expected gradient over draws of the policy, against that of the sum over choices.
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    frozen = torch.tensor([0.1, 0.4, -0.3], dtype=torch.float64).log_softmax(0)
+    policy = logits.log_softmax(0)
+    (exact,) = torch.autograd.grad((policy.exp() * (policy - frozen)).sum(), logits, retain_graph=True)
+    expected = torch.zeros_like(logits)
+    for choice, share in enumerate(policy.detach().exp()):
+        one = MicroBatch(
+            logprobs=policy[choice].reshape(1, 1),
+            old_logprobs=policy[choice].detach().reshape(1, 1),
+            sampler_logprobs=policy[choice].detach().reshape(1, 1),
+            ref_logprobs=frozen[choice].reshape(1, 1),
+            advantages=torch.zeros(1, dtype=torch.float64),
+            mask=torch.ones(1, 1, dtype=torch.bool),
+            counts=torch.ones(1, dtype=torch.int64),
+        )
+        training = TrainingSettings(beta=1.0)
+        loss = objective(one, Sizes(1, 1, 1), training).loss
+        expected += share * torch.autograd.grad(loss, logits, retain_graph=True)[0]
+    torch.testing.assert_close(expected, exact)
 
 
 # Trainer over sampler probability: 2 and 6 in the first completion, which is 12 for all of it, and 0.5 in the second.
@@ -162,7 +191,8 @@ def test_sampler_correction(mode: str) -> None:
 
 def test_the_sampler_correction_weighs_the_gain_and_not_the_kl() -> None:
     batch = replace(BATCH, sampler_logprobs=OLD - GAPS, ref_logprobs=LOGPROBS + 0.1)
-    result = of("dapo", batch, beta=0.5, vllm_importance_sampling_mode="token_truncate")
+    plain = {"beta": 0.5, "use_bias_correction_kl": False}
+    result = of("dapo", batch, **plain, vllm_importance_sampling_mode="token_truncate")
     surrogate = 3 * (2 * 1.1 + 3 * 1.28) + 0.5 * -2.4
     assert result.loss.item() == pytest.approx(-(surrogate - 0.5 * 7 * KL[0][0]) / 7)
     assert result.logprob_gap.item() == pytest.approx((3 * (math.log(2) + math.log(6)) + math.log(2)) / 7)

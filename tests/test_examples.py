@@ -1,0 +1,42 @@
+"""The examples load, and their rewards tell right from wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.loading import load
+from rewards.function import RewardFunction
+from rewards.prompts import Prompt
+from rewards.task import weighted
+
+ROOT = Path(__file__).parents[1]
+OWN = sorted(path for path in (ROOT / "examples").glob("*.yaml") if not path.name.startswith("gym_"))
+
+
+def right(row: dict[str, Any]) -> str:
+    if "keys" in row:
+        return json.dumps(dict.fromkeys(row["keys"], 1))
+    return str(row["answer"]).rpartition("#### ")[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_example_loads(path: Path) -> None:
+    assert load(path).run.target_reward == 0.995
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+def test_its_reward_is_1_for_the_answer_and_0_else(path: Path) -> None:
+    task = load(path).task
+    assert task.dataset is not None
+    (spec,) = task.reward
+    function = RewardFunction(f"{ROOT}/{weighted(spec)[0]}", timeout=30.0)
+    rows = [json.loads(line) for line in (ROOT / task.dataset).read_text().splitlines()]
+    assert 14 <= len(rows) <= 20
+    for row in rows:
+        text = row[task.columns.get("prompt", "prompt")]
+        prompt = Prompt("one", (), {key: value for key, value in row.items() if key != "prompt"}, (), text)
+        texts = [right(row), f" {right(row)}\n", "I do not know", ""]
+        assert function(prompt, texts, [[1]] * 4).values == (1.0, 1.0, 0.0, 0.0)
+    function.close()
