@@ -9,8 +9,8 @@ PAGE = Path(__file__).with_name("settings.md")
 
 HEAD = """# Settings
 
-Every setting of `cohort train`, as `cohort train --help` lists them. In a YAML file they stand below their section; on
-the command line they are `--section.key value`, and `null` unsets one. Written from the schema by
+Every setting of `cohort train`, as `cohort train --help` lists them. In a YAML file they stand below their section;
+on the command line they are `--section.key value`, and `null` unsets one. Written from the schema by
 `docs/write_settings.py`.
 """
 

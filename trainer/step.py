@@ -103,14 +103,7 @@ def told(run: Run, state: RunState, ports: Ports, before: RunState | None = None
     """Says what groups without a right answer are trained on, if it is not what it was `before`."""
     chosen = state.without_best(run)
     if run.config.task.dataset and (before is None or chosen.mode != before.without_best(run).mode):
-        does = {
-            "spread": "are spread, rescued and searched for one, as those of built-in tasks",
-            "skip": "are not trained on",
-            "train": "are trained on as they are",
-        }
-        ports.logger.note(
-            f"Groups without a right answer {does[chosen.mode]}. {chosen.why} signal.without_best overrules it."
-        )
+        ports.logger.note(chosen.sentences)
 
 
 def judged(run: Run, state: RunState, ports: Ports) -> RunState:

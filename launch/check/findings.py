@@ -46,7 +46,7 @@ EXAMPLE_FINDING = Finding(
 def find(look: Look, config: Config, task: Task, forecast: Forecast) -> tuple[Finding, ...]:
     """Everything that stands in the way, what the run could not learn with first; empty if nothing does."""
     run = Run(config, task.prompts, task.best_reward, dtype="float32")  # whatever it is: nothing depends on it here
-    mode = chosen(look, config, task.best_reward).mode
+    mode = chosen(look, config).mode
     history = _history(look, run, mode)
     found = [*_silence(look, run, history), *_too_large(run, history, forecast)]
     if not any(finding.fatal for finding in found):
@@ -54,9 +54,10 @@ def find(look: Look, config: Config, task: Task, forecast: Forecast) -> tuple[Fi
     return tuple(sorted(found, key=lambda finding: not finding.fatal))
 
 
-def chosen(look: Look, config: Config, best_reward: float) -> Chosen:
+def chosen(look: Look, config: Config) -> Chosen:
     """What the run would train groups without a right answer on, by the rewards that were seen."""
     groups = [group for groups in (look.groups, *look.others.values()) for group in groups]
+    best_reward = config.task.best_reward
     seen = RewardsSeen().after(groups, best_reward)
     if config.task.dataset and len(seen.different) == 1 and not look.trial.answer_pays:
         return Chosen("train", "All rewards are one, and those of the data's own answers too.")  # it would not last

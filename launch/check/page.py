@@ -10,7 +10,7 @@ from rich.text import Text
 
 from configs.schema import Config
 from launch.check.advice import Recommendation, chances
-from launch.check.findings import Finding
+from launch.check.findings import Finding, chosen
 from launch.check.forecast import RANGE, Forecast, total
 from launch.check.look import Look, distinct_share, share
 from launch.logger.display import COLORS, one_line, shown
@@ -57,6 +57,7 @@ def show(
             "dim",
         ),
         Text(),
+        *([Text(chosen(look, config).sentences), Text()] if config.task.dataset else []),
         *_verdict(look, findings),
     )
     for part in parts:

@@ -51,7 +51,12 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 def test_a_file_with_settings_over_it_is_as_on_the_command_line(asked: list[Config]) -> None:
     result = api.train(CONFIG, run={"max_steps": 2}, seed=3)
     (config,) = asked
-    assert (config.seed, config.run.max_steps, config.run.name, config.task.name) == (3, 2, "comparison", "comparison")
+    assert (config.seed, config.run.max_steps, config.run.name, config.task.name) == (
+        3,
+        2,
+        "comparison",
+        "comparison",
+    )
     assert config.training.learning_rate == 2e-5
     assert (result.status, result.summary, result.model) == (4, {"verdict": "Done."}, None)
     assert result.metrics["reward_mean"].tolist() == [0.5, 1.0]
@@ -62,7 +67,7 @@ def test_data_and_functions_take_the_place_of_the_file_s_task(asked: list[Config
     api.train(CONFIG, task={"dataset": data, "eval_dataset": data, "reward": [(scaled, 0.25), Constant()]})
     (config,) = asked
     assert config.task.name is None and config.task.few_shot == 0
-    assert config.task.dataset == config.task.eval_dataset is not None
+    assert config.task.dataset is not None and config.task.dataset == config.task.eval_dataset
     assert [row.columns["answer"] for row in dataset.read(config.task.dataset, "train")] == ["0", "1", "2"]
     assert [weighted(one)[1] for one in config.task.reward] == [0.25, 1.0]
     prompt = Prompt("p", (), {"answer": "7"}, (), "q")
@@ -86,12 +91,12 @@ def test_what_cannot_be_used_is_refused(asked: list[Config]) -> None:
             return [0.0] * len(completions)
 
     run = {"max_steps": 1}
-    with pytest.raises(TaskError, match="task.reward: locked cannot be sent to the process that runs it"):
+    with pytest.raises(TaskError, match=r"task\.reward: locked cannot be sent to the process that runs it"):
         api.train(task={"dataset": ROWS, "reward": locked}, run=run)
-    with pytest.raises(TaskError, match="task.reward: a int is not allowed"):
+    with pytest.raises(TaskError, match=r"task\.reward: a int is not allowed"):
         api.train(task={"dataset": ROWS, "reward": 3}, run=run)
-    with pytest.raises(TaskError, match="task.dataset: a DatasetDict is not allowed"):
+    with pytest.raises(TaskError, match=r"task\.dataset: a DatasetDict is not allowed"):
         api.train(task={"dataset": DatasetDict(train=Dataset.from_list(ROWS)), "reward": scaled}, run=run)
-    with pytest.raises(ConfigError, match="sampling.temperature: 0 is not allowed"):
+    with pytest.raises(ConfigError, match=r"sampling\.temperature: 0 is not allowed"):
         api.train(CONFIG, sampling={"temperature": 0})
     assert not asked

@@ -18,7 +18,9 @@ soft = get_soft_overlong_punishment(max_completion_len=10, soft_punish_cache=4)
 CHAT = Prompt("sum", ({"role": "user", "content": "What is 1/2 + 1/4?"},), {"solution": r"\frac{3}{4}"}, (1,), None)
 
 
-def rewards(folder: Path, name: str, texts: list[str], tokens: list[list[int]] | None = None) -> tuple[float | None, ...]:
+def rewards(
+    folder: Path, name: str, texts: list[str], tokens: list[list[int]] | None = None
+) -> tuple[float | None, ...]:
     path = folder / "mine.py"
     path.write_text(SOURCE)
     function = RewardFunction(f"{path}:{name}", timeout=60.0)

@@ -68,6 +68,16 @@ class Chosen:
     mode: WithoutBest
     why: str
 
+    @property
+    def sentences(self) -> str:
+        """For people."""
+        does: dict[WithoutBest, str] = {
+            "spread": "are spread, rescued and searched for one, as those of built-in tasks",
+            "skip": "are not trained on",
+            "train": "are trained on as they are",
+        }
+        return f"Groups without a right answer {does[self.mode]}. {self.why} signal.without_best overrules it."
+
 
 EXAMPLE_CHOSEN = Chosen("spread", "A built-in task tells right from wrong.")
 
