@@ -2,16 +2,30 @@
 
 import json
 import re
+from typing import Any
+
+Completion = Any
+"""Text, or the assistant's message in a list, as the data set has its prompts."""
 
 
-def exact(completions: list[str], answer: list[str], **kwargs: object) -> list[float]:
+def exact(completions: list[Completion], answer: list[str], **kwargs: object) -> list[float]:
     """1 for the answer of the data set, but for spaces, case and a full stop at the end."""
-    return [float(_plain(text) == _plain(right)) for text, right in zip(completions, answer, strict=True)]
+    return [float(_plain(_text(one)) == _plain(right)) for one, right in zip(completions, answer, strict=True)]
 
 
-def json_object(completions: list[str], keys: list[list[str]], **kwargs: object) -> list[float]:
+def json_object(completions: list[Completion], keys: list[list[str]], **kwargs: object) -> list[float]:
     """1 for a JSON object with these keys and no others."""
-    return [float(_keys(text) == set(wanted)) for text, wanted in zip(completions, keys, strict=True)]
+    return [float(_keys(_text(one)) == set(wanted)) for one, wanted in zip(completions, keys, strict=True)]
+
+
+def final_number(completions: list[Completion], answer: list[str], **kwargs: object) -> list[float]:
+    """1 where the last number is the one behind the four hashes of GSM8K's answers."""
+    rights = [right.rpartition("####")[2] for right in answer]
+    return [float(_last(_text(one)) == _last(right)) for one, right in zip(completions, rights, strict=True)]
+
+
+def _text(completion: Completion) -> str:
+    return str(completion if isinstance(completion, str) else completion[0]["content"])
 
 
 def _plain(text: str) -> str:
@@ -24,14 +38,6 @@ def _keys(text: str) -> set[str] | None:
     except ValueError:
         return None
     return set(value) if isinstance(value, dict) else None
-
-
-def final_number(completions: list[str], answer: list[str], **kwargs: object) -> list[float]:
-    """1 where the last number is the one behind the four hashes of GSM8K's answers."""
-    return [
-        float(_last(text) == _last(right.rpartition("####")[2]))
-        for text, right in zip(completions, answer, strict=True)
-    ]
 
 
 def _last(text: str) -> str | None:

@@ -35,7 +35,8 @@ def test_its_reward_is_1_for_the_answer_and_0_else(path: Path) -> None:
     rows = [json.loads(line) for line in (ROOT / task.dataset).read_text().splitlines()]
     assert 14 <= len(rows) <= 20
     for row in rows:
-        text = row[task.columns.get("prompt", "prompt")]
+        asked = row[task.columns.get("prompt", "prompt")]
+        text = asked if isinstance(asked, str) else None
         prompt = Prompt("one", (), {key: value for key, value in row.items() if key != "prompt"}, (), text)
         texts = [right(row), f" {right(row)}\n", "I do not know", ""]
         assert function(prompt, texts, [[1]] * 4).values == (1.0, 1.0, 0.0, 0.0)
