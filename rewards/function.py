@@ -72,7 +72,8 @@ class RewardFunction:
         """Import the function and see that the data set has what it asks for. held_out: the columns are those of the
         held-out prompts. Raises TaskError."""
         _, ready = self._start()
-        missing = [name for name in ready.required if name not in (*GIVEN, *columns)]
+        given = (*GIVEN, *columns, *(["model"] if self.is_model else []))
+        missing = [name for name in ready.required if name not in given]
         if missing:
             which = "the held-out prompts; they have" if held_out else "the data set; it has"
             raise TaskError(
@@ -92,7 +93,8 @@ class RewardFunction:
         arguments["trainer_state"] = {"global_step": policy_version}
         match walled.ask(arguments, len(texts), self.timeout):
             case Values(values, metrics, extra):
-                return Rewards(self._numbers(values, prompt, texts), metrics, extra)
+                columns = {name: column for name, column in extra.items() if len(column) == len(texts)}
+                return Rewards(self._numbers(values, prompt, texts), metrics, columns)
             case Failure(problem):
                 remedy = "Correct the function, or the data it fails on."
             case _:

@@ -24,8 +24,8 @@ _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 80
 
 
-NAME, TEXT = 100, 400
-"""Characters of what a function logs: of a name, and of a completion's column."""
+NAME, TEXT, NAMES = 100, 400, 100
+"""What a function may log: characters of a name and of a completion's column, and different names."""
 
 
 def serve(path: str, function: str, connection: socket.socket) -> None:
@@ -104,15 +104,16 @@ class _Log:
         self._extra: dict[str, tuple[str, ...]] = {}
 
     def metric(self, name: str, value: float) -> None:
-        self._metrics.setdefault(str(name)[:NAME], []).append(float(value))
+        if name in self._metrics or len(self._metrics) < NAMES:
+            self._metrics.setdefault(str(name)[:NAME], []).append(float(value))
 
     def extra(self, column: str, values: Iterable[Any]) -> None:
-        self._extra[str(column)[:NAME]] = tuple(str(value)[:TEXT] for value in values)
+        if column in self._extra or len(self._extra) < NAMES:
+            self._extra[str(column)[:NAME]] = tuple(str(value)[:TEXT] for value in values)
 
-    def values(self, values: Iterable[Any], wanted: int) -> Values:
+    def values(self, values: Iterable[Any]) -> Values:
         metrics = {name: sum(given) / len(given) for name, given in self._metrics.items()}
-        extra = {name: column for name, column in self._extra.items() if len(column) == wanted}
-        return Values(tuple(map(_plain, values)), metrics, extra)
+        return Values(tuple(map(_plain, values)), metrics, self._extra)
 
 
 def _call(target: Callable[..., Any], accepted: Set[str] | None, request: bytes, path: str) -> Values | Failure:
@@ -130,7 +131,7 @@ def _call(target: Callable[..., Any], accepted: Set[str] | None, request: bytes,
             result = asyncio.run(result)
         if isinstance(result, str | bytes | bytearray | Mapping | Set) or not isinstance(result, Iterable):
             return Failure(f"returned {type(result).__name__} ({_shown.repr(result)[:80]}), not a list of numbers")
-        return log.values(islice(result, wanted + 1), wanted)  # it may be endless
+        return log.values(islice(result, wanted + 1))  # it may be endless
     except BaseException as error:  # noqa: BLE001
         return Failure(_problem(error, path))
 

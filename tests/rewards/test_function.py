@@ -12,6 +12,7 @@ import pytest
 from rewards.errors import RewardError, TaskError
 from rewards.function import RewardFunction
 from rewards.prompts import Prompt
+from tests.tiny import make_tiny_model
 
 TEXT = Prompt("sums-0", ({"role": "user", "content": "1 + 1?"},), {"answer": "2"}, (1, 2), text="1 + 1?")
 CHAT = Prompt("sums-1", ({"role": "user", "content": "1 + 1?"},), {"answer": "2"}, (1, 2), text=None)
@@ -126,6 +127,37 @@ def f(completions, log_metric, log_extra, trainer_state, **kwargs):
     assert given.metrics == {"near": 0.5} and given.extra == {"length": ("1", "2")}
     plain = make("def f(completions, trainer_state): return [float(trainer_state.global_step)] * len(completions)")
     assert call(plain, "a") == (0.0,)
+
+
+def test_a_reward_model_scores_prompts_with_their_completions(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    name = make_tiny_model(tmp_path / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer.save_pretrained(tmp_path / "judge")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    config.num_labels = 1
+    torch.manual_seed(0)
+    classifier = LlamaForSequenceClassification(config).eval()
+    classifier.save_pretrained(tmp_path / "judge")
+    function = RewardFunction(str(tmp_path / "judge"), 60.0)
+    try:
+        function.check(())
+        given = function(TEXT, [" yes", " no", " a b c d e f"], [[7]] * 3).values
+        chat = function(CHAT, [" yes"], [[7]]).values
+    finally:
+        function.close()
+    for text, value in zip([" yes", " no", " a b c d e f"], given, strict=True):
+        with torch.inference_mode():
+            alone = classifier(**tokenizer("1 + 1?" + text, return_tensors="pt")).logits[0, 0].item()
+        assert value == pytest.approx(alone, abs=1e-5)
+    assert len(set(given)) == 3 and chat != given[:1]
+    with pytest.raises(TaskError, match="so the name of a reward model, cannot be used"):
+        RewardFunction(str(tmp_path / "nobody"), 60.0).check(())
 
 
 def test_numpy_numbers_are_numbers(make: Make) -> None:
