@@ -106,6 +106,7 @@ def _shipped(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _data_file(setting: str, data: Any, folder: Path) -> str:
     from datasets import Dataset
+    from pyarrow import parquet
 
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
         data = Dataset.from_list([dict(row) for row in data])
@@ -116,7 +117,7 @@ def _data_file(setting: str, data: Any, folder: Path) -> str:
         )
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / "unfinished.parquet"
-    data.to_parquet(str(unfinished))
+    parquet.write_table(data.with_format("arrow")[:], unfinished)
     path = folder / f"data-{_hash(unfinished.read_bytes())}.parquet"
     unfinished.replace(path)
     return str(path)

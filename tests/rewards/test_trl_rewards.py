@@ -32,7 +32,10 @@ def rewards(
 
 
 def test_accuracy(tmp_path: Path) -> None:
-    assert rewards(tmp_path, "accuracy_reward", [r"It is \(\frac{3}{4}\).", r"\(\frac{1}{2}\)"]) == (1.0, 0.0)
+    assert rewards(tmp_path, "accuracy_reward", [r"It is \boxed{\frac{3}{4}}", r"It is \boxed{\frac{1}{2}}"]) == (
+        1.0,
+        0.0,
+    )
 
 
 def test_think_format(tmp_path: Path) -> None:
