@@ -4,13 +4,14 @@ import base64
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.loading import merged, read, validated
 from configs.schema import RunSettings
+from rewards.dataset import write
 from rewards.errors import TaskError
 
 if TYPE_CHECKING:
@@ -96,31 +97,12 @@ def _shipped(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     shipped = dict(task)
     for name in ("dataset", "eval_dataset"):
         if name in shipped and not isinstance(shipped[name], str | None):
-            shipped[name] = _data_file(f"task.{name}", shipped[name], folder)
+            shipped[name] = write(f"task.{name}", shipped[name], folder)
     if "reward" in shipped:
         reward = shipped["reward"]
         several = reward if isinstance(reward, list) else [reward]
         shipped["reward"] = [_reward_text(one, folder) for one in several if one is not None]
     return shipped
-
-
-def _data_file(setting: str, data: Any, folder: Path) -> str:
-    from datasets import Dataset
-    from pyarrow import parquet
-
-    if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
-        data = Dataset.from_list([dict(row) for row in data])
-    if not isinstance(data, Dataset):
-        raise TaskError(
-            f"{setting}: a {type(data).__name__} is not allowed; it must be a datasets.Dataset (one split), a list "
-            "of rows, or the name of a data set. Choose a split, as in data['train']."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / "unfinished.parquet"
-    parquet.write_table(data.with_format("arrow")[:], unfinished)
-    path = folder / f"data-{_hash(unfinished.read_bytes())}.parquet"
-    unfinished.replace(path)
-    return str(path)
 
 
 def _reward_text(reward: Any, folder: Path) -> str:

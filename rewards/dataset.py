@@ -1,8 +1,9 @@
 """A user's own prompts, read with `datasets`: a file, a folder, or a hub id."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -103,6 +104,27 @@ def read(
             '[{"role": "user", "content": "..."}] that ends with the user\'s turn.'
         )
     return tuple(_row(row, known, f"{path.stem}-{index}") for index, (_, row) in enumerate(records))
+
+
+def write(setting: str, data: Any, folder: Path) -> str:
+    """Writes a `datasets.Dataset`, or a list of rows, into a file that `read` reads; its name, which follows from its
+    content. setting: that it is for. Raises TaskError: it is something else."""
+    from datasets import Dataset
+    from pyarrow import parquet
+
+    if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
+        data = Dataset.from_list([dict(row) for row in data])
+    if not isinstance(data, Dataset):
+        raise TaskError(
+            f"{setting}: a {type(data).__name__} is not allowed; it must be a datasets.Dataset (one split), a list "
+            "of rows, or the name of a data set. Choose a split, as in data['train']."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / "unfinished.parquet"
+    parquet.write_table(data.with_format("arrow")[:], unfinished)
+    path = folder / f"data-{hashlib.sha256(unfinished.read_bytes()).hexdigest()[:16]}.parquet"
+    unfinished.replace(path)
+    return str(path)
 
 
 def _refuse_columns(source: str, columns: Mapping[str, str], known: list[str]) -> None:
