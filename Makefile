@@ -66,8 +66,12 @@ demo: .venv/.installed ## train SmolLM2-135M on the comparison task until every 
 # The tests' models are tiny: threads that wait for each other on busy cores made a test of 2 s last minutes.
 test: export OMP_NUM_THREADS := 1
 test: .venv/.installed ## run all tests
-	@echo "==> Running the tests"
-	$(BIN)/python -m pytest
+	@echo "==> Running the tests: whole runs, which mostly wait, and all others beside them on what processors they leave"
+	@log=$$(mktemp); nice -n 10 $(BIN)/python -m pytest -m "not end_to_end" > $$log 2>&1 & others=$$!; \
+	trap "kill $$others; rm -f $$log" EXIT; \
+	$(BIN)/python -m pytest -m end_to_end; runs=$$?; \
+	wait $$others; others=$$?; trap - EXIT; \
+	echo "==> The others"; cat $$log; rm -f $$log; exit $$((runs > others ? runs : others))
 
 chaos: export OMP_NUM_THREADS := 1
 chaos: .venv/.installed ## break a run at random, and see it end as if nothing had happened: make chaos N=100 SEED=1

@@ -9,7 +9,6 @@ CHOSEN = (
     ("SIGKILL, engine", "syncing"),
     ("SIGSTOP, rank", "updating"),
     ("full disk for 5 s", "saving"),
-    ("SIGTERM, process group", "logging"),
     ("SIGKILL, raylet", "sampling"),
 )
 
