@@ -102,7 +102,11 @@ def logged(run: Run, state: RunState, happened: Happened, ports: Ports) -> RunSt
 def told(run: Run, state: RunState, ports: Ports, before: RunState | None = None) -> None:
     """Says what groups without a right answer are trained on, if it is not what it was `before`."""
     chosen = state.without_best(run)
-    if run.config.task.dataset and (before is None or chosen.mode != before.without_best(run).mode):
+    if (
+        run.config.task.dataset
+        and not run.config.signal.without_best
+        and (before is None or chosen.mode != before.without_best(run).mode)
+    ):
         ports.logger.note(chosen.sentences)
 
 

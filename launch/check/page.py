@@ -36,6 +36,7 @@ def show(
 ) -> None:
     """Prints everything; the verdict last."""
     width = min(WIDTH, console.width)
+    own = config.task.dataset and not config.signal.without_best
     parts: tuple[RenderableType, ...] = (
         _prompts(look),
         _completions(look),
@@ -57,7 +58,7 @@ def show(
             "dim",
         ),
         Text(),
-        *([Text(chosen(look, config).sentences), Text()] if config.task.dataset else []),
+        *([Text(chosen(look, config).sentences), Text()] if own else []),
         *_verdict(look, findings),
     )
     for part in parts:

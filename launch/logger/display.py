@@ -279,10 +279,12 @@ def _conclusion(result: Result) -> list[Text]:
     return [
         Text.assemble(
             (head, style),
-            f" after {result.steps} steps in {_clock(result.seconds)}: ",
-            f"{after.prompts_solved} of {len(after.prompts)} prompts solved, ",
-            f"sampled reward {before.reward_sampled:.3f} → {after.reward_sampled:.3f}, ",
-            f"greedy accuracy {before.accuracy_greedy:.0%} → {after.accuracy_greedy:.0%}.",
+            f" after {result.steps} steps in {_clock(result.seconds)}",
+            f": {after.prompts_solved} of {len(after.prompts)} prompts solved, "
+            f"sampled reward {before.reward_sampled:.3f} → {after.reward_sampled:.3f}, "
+            f"greedy accuracy {before.accuracy_greedy:.0%} → {after.accuracy_greedy:.0%}."
+            if after.prompts
+            else ".",
         ),
         *held_out,
         Text(result.stopped),

@@ -166,7 +166,7 @@ class RunFolder:
         """(step, mean reward) of every step."""
         path = self.path / "metrics.jsonl"
         rows = map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
-        return [(row["step"], row["reward_mean"]) for row in rows]
+        return [(row["step"], row["reward_mean"]) for row in rows if row["reward_mean"] is not None]
 
     def _link(self, folder: Path, card: str) -> None:
         unfinished, old = self.path / "model.unfinished", self.path / "model.old"

@@ -103,5 +103,6 @@ def test_the_healthy_twin_is_left_alone(name: str, kept: Kept, model: str, tmp_p
     status, text, summary = run(name, kept, model, tmp_path)
     assert status in (0, 4), text  # the target is reached, or twelve steps are over
     assert (summary["cause"], summary["advice"]) == (None, None), text
-    assert summary["reward_sampled"] > summary["before"]["reward_sampled"]
+    before = summary["before"]  # one may rise before the other, where a prompt is spread first
+    assert any(summary[name] > before[name] for name in ("reward_sampled", "accuracy_greedy"))
     assert max(row["policy_shift"] for row in rows(tmp_path / name / "metrics.jsonl")) > 0.1
