@@ -39,7 +39,7 @@ PATH_LENGTH, PART_LENGTH = 4096, 255
 Bound = Annotated[int, Field(ge=0, le=10**15)]
 RewardText = Annotated[str, Field(min_length=1, max_length=PATH_LENGTH)]
 
-REWARD = re.compile(r"(.+\.py:[A-Za-z_]\w*|[\w./~-]*(?<!\.py))( +-?\d{1,6}(\.\d{1,9})?)?")
+REWARD = re.compile(r"(?P<judge>.+\.py:[A-Za-z_]\w*|[\w./~-]+(?<!\.py))( +(?P<weight>-?\d{1,6}(\.\d{1,9})?))?")
 """A function of a file, or a model, and a weight."""
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]

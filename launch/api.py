@@ -109,7 +109,7 @@ def _reward_text(reward: Any, folder: Path) -> str:
     """As `task.reward` has it."""
     function, weight = reward if isinstance(reward, tuple) and len(reward) == 2 else (reward, None)
     text = function if isinstance(function, str) else _function_file(function, folder)
-    return text if weight is None else f"{text} {weight:f}"
+    return text if weight is None else f"{text} {weight:.9f}"
 
 
 def _function_file(function: Callable[..., Any], folder: Path) -> str:
@@ -138,7 +138,7 @@ def _function_file(function: Callable[..., Any], folder: Path) -> str:
     name = name if name.isidentifier() and name.isascii() else "reward"
     text = FUNCTION_FILE.format(name=name, pickled=base64.b64encode(pickled).decode())
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"reward_{_hash(pickled)}.py"
+    path = folder / f"reward_{hashlib.sha256(pickled).hexdigest()[:16]}.py"
     path.write_text(text, encoding="utf-8")
     return f"{path}:{name}"
 
@@ -147,7 +147,3 @@ def _is_the_users(module: Any) -> bool:
     """Whether its file is not of an installed package, which the other process can import too."""
     file = getattr(module, "__file__", None)
     return file is not None and "site-packages" not in file and not file.startswith(sys.base_prefix)
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,13 +1,12 @@
 """A task: prompts to ask, and what to say of the answers."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice, tee
 from typing import Any
 
-from configs.schema import Difficulty, TaskSettings, has_held_out
+from configs.schema import REWARD, Difficulty, TaskSettings, has_held_out
 from rewards import dataset, gym, shares
 from rewards.arithmetic import Arithmetic
 from rewards.binary import Binary
@@ -216,8 +215,9 @@ def weighted(text: str) -> tuple[str, float]:
     >>> weighted("rewards.py:brief 0.2"), weighted("rewards.py:right")
     (('rewards.py:brief', 0.2), ('rewards.py:right', 1.0))
     """
-    what, *weight = text.rsplit(maxsplit=1)
-    return (what, float(weight[0])) if weight and re.fullmatch(r"-?\d+(\.\d+)?", weight[0]) else (text, 1.0)
+    match = REWARD.fullmatch(text)
+    assert match is not None  # as the settings have made sure
+    return match["judge"], float(match["weight"] or 1.0)
 
 
 def _held_out_rows(settings: TaskSettings, dataset_name: str) -> tuple[dataset.Row, ...]:

@@ -80,10 +80,10 @@ def train(
 
 def _ended(run: Run, state: RunState, ports: Ports, stop: Stop, elapsed: Callable[[], float]) -> Result:
     """What came of the run, by a last evaluation and diagnosis."""
+    outdated = [on for on, latest in _latest(run, state) if latest.policy_version != state.policy_version]
     with suppress(Interrupted):  # the run has ended already
-        for on, latest in _latest(run, state):
-            if latest.policy_version != state.policy_version and stop is not Stop.INTERRUPTED:
-                state = evaluated(run, state, ports, "after training", on)
+        for on in outdated if stop is not Stop.INTERRUPTED else ():
+            state = evaluated(run, state, ports, "after training", on)
     if state.diagnosis is None and never_learned(state):
         state = diagnosed(run, state, ports, in_hindsight=True)
     return result(run, replace(state, seconds=elapsed()), stop)

@@ -160,7 +160,7 @@ class GroupMetrics:
         healthy="what the answers need; of a task that rewards reasoning it may grow",
         otherwise="rises to `sampling.max_completion_length` without a rise of the reward: see `truncated`, "
         "`training.loss_type: dr_grpo` and `training.soft_punish_cache`",
-        of=lambda m: m.length(m.weights > 0),
+        of=lambda m: float((m.lengths * m.weights).sum()),
         panel=Panel("Completions", "mean tokens of a completion", ".1f"),
     )
     completion_length_max: int = metric(

@@ -60,7 +60,9 @@ def chosen(look: Look, config: Config) -> Chosen:
     best_reward = config.task.best_reward
     seen = RewardsSeen().after(groups, best_reward)
     if config.task.dataset and len(seen.different) == 1 and not look.trial.answer_pays:
-        return Chosen("train", "All rewards are one, and those of the data's own answers too.")  # it would not last
+        return Chosen(
+            "train", "All rewards so far are one, and no answer in the data is known to earn another."
+        )  # it would not last
     return without_best(config, seen, best_reward)
 
 
