@@ -72,8 +72,9 @@ class EngineSpec:
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         }
-        if not self.gpu:
-            variables["VLLM_CPU_KVCACHE_SPACE"] = str(self.engine.kv_cache_gib)
+        if self.forks:
+            # Forking draws in a logits processor of vLLM's first model runner; the second refuses it.
+            variables["VLLM_USE_V2_MODEL_RUNNER"] = "0"
         return variables
 
 
@@ -83,16 +84,20 @@ class Engine:
 
     def __init__(self, spec: EngineSpec) -> None:
         os.environ.update(spec.environment())
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule engine.kv_cache_gib
         from vllm import LLM
         from vllm.config import KVTransferConfig
 
-        from generation import forking, weights
+        from generation import forking, handover, weights
 
         self._spec = spec
         engine = spec.engine
-        handover = KVTransferConfig(
+        # On a GPU the last, partial block of a forked request is computed again, which is cheap there.
+        hands_over = spec.forks and not spec.gpu
+        connector = KVTransferConfig(
             kv_connector="PartialBlockHandover", kv_connector_module_path="generation.handover", kv_role="kv_both"
         )
+        kv_cache_bytes = (engine.kv_cache_gib << 30) * (1 - handover.SHARE if hands_over else 1)
         self._llm = LLM(
             model=spec.model,
             revision=spec.revision,
@@ -108,7 +113,8 @@ class Engine:
             enable_chunked_prefill=spec.forks or spec.gpu,
             async_scheduling=not spec.forks,
             logits_processors=[forking.ForkProcessor] if spec.forks else None,
-            kv_transfer_config=handover if spec.forks else None,
+            kv_cache_memory_bytes=None if spec.gpu else int(kv_cache_bytes),
+            kv_transfer_config=connector if hands_over else None,
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": weights.backend(spec.backend)},
             worker_extension_cls="generation.weights.LoadedChecksum",
@@ -161,6 +167,7 @@ class Engine:
 
     def _fork(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
         from generation import forking
+        from generation.drawing import Truncation
 
         sampling = self._spec.sampling
         completions: list[list[Completion]] = [[] for _ in requests]
@@ -172,13 +179,13 @@ class Engine:
                     r.num_generations,
                     r.temperature,
                     r.seed,
-                    forking.Truncation(sampling.top_p, sampling.top_k, max(sampling.min_p, r.min_p)),
+                    Truncation(sampling.top_p, sampling.top_k, max(sampling.min_p, r.min_p)),
                 )
                 for r in requests
             ],
             max_tokens=sampling.max_completion_length,
             end_token_ids=self._end_token_ids,
-            stops=self._stops if sampling.stop else lambda _: False,
+            stops=self._stops if sampling.stop else None,
         ):
             completions[leaf.index].append(
                 Completion(

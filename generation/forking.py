@@ -3,17 +3,15 @@
 A branch is a prefix shared by `count` samples. At each position the count is split by one multinomial draw
 over the next-token distribution; each distinct token goes on with its own count. A multinomial draw is the
 joint law of independent draws, so the leaves with their counts are distributed exactly as `count` independent
-samples.
+samples. A branch of one sample is drawn in the same pass over the logits, and costs nothing else.
 
-In vLLM the draw is made by a logits processor: it lets the most frequent token go on in place by masking all
-others, and leaves the other tokens to `sample`, which adds a request for each. The shared prefix of such a
-request is a prefix-cache hit, and `generation.handover` brings the rest of it. To vLLM the requests are greedy:
-it takes the one token that is left.
+In vLLM the draw is made by a logits processor: it raises the most frequent token above all others, which goes on in
+place, and leaves the other tokens to `sample`, which adds a request for each. The shared prefix of such a
+request is a prefix-cache hit, and `generation.handover` brings the rest of it. To vLLM the requests are greedy.
 """
 
 import hashlib
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,233 +27,181 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
-from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p_pytorch
 
 from generation import handover
+from generation.drawing import Truncation, draw, random_numbers
 from generation.groups import FinishReason
 
-ROWS_AT_ONCE = 64
-"""Rows of logits that are drawn from together: some copies of [rows, vocabulary] numbers exist for a moment."""
-
-
-@dataclass(frozen=True)
-class Truncation:
-    """Which tokens may be drawn; vLLM's parameters of the same names (`top_k` 0 is off)."""
-
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-
-    def apply(self, logits: Tensor) -> Tensor:
-        """[rows, vocabulary] logits with the excluded tokens at -inf."""
-        rows, vocabulary = logits.shape
-        if self.min_p > 0:
-            logits = logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(self.min_p), -torch.inf)
-        if 0 < self.top_k < vocabulary or self.top_p < 1:
-            k = logits.new_full((rows,), self.top_k, dtype=torch.long) if 0 < self.top_k < vocabulary else None
-            p = logits.new_full((rows,), self.top_p) if self.top_p < 1 else None
-            logits = apply_top_k_top_p_pytorch(logits.clone(), k, p)
-        return logits
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The distinct next tokens of a prefix, most frequent first.
-
-    token_ids, counts: [distinct]. logprobs: [distinct] float32, before truncation.
-    """
-
-    token_ids: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    logprobs: NDArray[np.float32]
-
-
-def draw(
-    logits: Tensor,
-    temperatures: Sequence[float],
-    truncation: Truncation,
-    uniforms: Sequence[NDArray[np.float64]],
-) -> list[Draw]:
-    """For each row as many draws as it has random numbers, by inverse transform sampling.
-
-    logits: [rows, vocabulary], before temperature. temperatures: [rows]; 0 takes the likeliest token, with the
-    log-probability that it has at 1. uniforms: [rows][count] in [0, 1).
-    """
-    temperature = torch.tensor(temperatures, device=logits.device)[:, None]
-    values = logits.float() / torch.where(temperature > 0, temperature, 1.0)
-    allowed = truncation.apply(values)
-    cumulative = (allowed - allowed.amax(-1, keepdim=True)).exp().cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1:].contiguous()
-    at = np.zeros((len(uniforms), max(map(len, uniforms))))
-    for row, numbers in zip(at, uniforms, strict=True):
-        row[: len(numbers)] = numbers
-    drawn = torch.searchsorted(cumulative, torch.from_numpy(at).to(logits.device) * total, right=True)
-    # Not behind the first index that reaches the total: rounding must not draw a token of zero weight.
-    drawn = drawn.minimum(torch.searchsorted(cumulative, total))
-    drawn = torch.where(temperature > 0, drawn, values.argmax(-1, keepdim=True))
-    logprobs = (values.gather(1, drawn) - values.logsumexp(-1, keepdim=True)).cpu().numpy()
-    draws = []
-    for tokens, row_logprobs, numbers in zip(drawn.cpu().numpy(), logprobs, uniforms, strict=True):
-        distinct, first, counts = np.unique(tokens[: len(numbers)], return_index=True, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        draws.append(Draw(distinct[order], counts[order], row_logprobs[first[order]]))
-    return draws
+LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Logits that are drawn from together: a few copies of them exist for a moment. On a CPU they should fit its caches,
+on a GPU every pass makes the host wait."""
 
 
 @dataclass(frozen=True)
 class Split:
     """A draw that splits a branch.
 
-    position: how many tokens the branch had.
-    partial_block: of the prefix, for the branches that go on elsewhere; None if there are none, or if its last block
-        is full.
+    generated: tokens that its request had generated.
+    token_ids, counts, logprobs: [distinct] of the branches that go on elsewhere.
+    kept: samples that go on in place.
+    partial_block: of the prefix; None if its last block is full.
     """
 
-    position: int
-    draw: Draw
+    generated: int
+    token_ids: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    kept: int
     partial_block: handover.PartialBlock | None
 
 
 @dataclass
 class Branch:
-    """A prefix that `count` samples of one group share.
+    """A prefix that `count` samples of one group share, and its running request.
 
-    index: the group. inherited: the prefix's last block, where another request computed it and it is not full.
-    start: tokens the branch had when its request was made.
-    split: the latest draw; vLLM may draw again at a position (chunked prefill, preemption), the last one holds.
+    index: the group. key: 64 bits; random numbers depend on it and the number of generated tokens only.
+    prompt_length: tokens of the prompt. token_ids: the branch's when its request was made.
+    inherited: the prefix's last block, where another request computed it and it is not full.
+    generated: the request's tokens since then; vLLM's own list, which it keeps up to date.
+    drawn, logprobs: of the tokens since then, and of all. vLLM may draw again at a position (chunked prefill,
+        preemption): the last draw holds.
+    split: the latest one.
     """
 
     index: int
     temperature: float
-    seed: int
+    key: int
     truncation: Truncation
     count: int
+    prompt_length: int
     token_ids: list[int]
     logprobs: list[float]
     inherited: handover.PartialBlock | None
-    start: int = field(init=False)
+    generated: list[int] = field(default_factory=list)
+    drawn: list[int] = field(default_factory=list)
     split: Split | None = None
 
-    def __post_init__(self) -> None:
-        self.start = len(self.token_ids)
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and branch together."""
+        return self.prompt_length + len(self.token_ids) + len(self.generated)
 
-    def uniforms(self, generated: int) -> NDArray[np.float64]:
-        """[count] random numbers that depend on the seed and the prefix only, never on the order of requests.
+    def go_on(self, token_id: int, logprob: float) -> None:
+        """Notes what was drawn after the generated tokens."""
+        at = len(self.generated)
+        del self.drawn[at:], self.logprobs[len(self.token_ids) + at :]
+        self.drawn.append(token_id)
+        self.logprobs.append(logprob)
+        self.inherited = None
 
-        generated: tokens since `start`.
-        """
-        text = np.array([self.seed, *self.token_ids[: self.start + generated]], dtype=np.uint64).tobytes()
-        key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
-        return np.random.Generator(np.random.Philox(key=key)).random(self.count)
-
-    def split_by(self, draw: Draw, generated: int, copy: Callable[[], handover.PartialBlock | None]) -> int:
-        """Notes the draw and returns the token that goes on in place.
-
-        generated: tokens since `start`. copy: of the prefix's partial block; called if any branch goes on elsewhere.
-        """
-        self.split = Split(self.start + generated, draw, copy() if len(draw.token_ids) > 1 else None)
-        return int(draw.token_ids[0])
-
-    def advance(self, token_ids: Sequence[int]) -> list["Branch"]:
-        """Takes the draw that vLLM followed with `token_ids`; returns the branches that go on elsewhere."""
-        split = self.split
-        if split is None or split.position != len(self.token_ids) or [*token_ids] != [split.draw.token_ids[0]]:
+    def finished(self) -> list[int]:
+        """The branch's tokens, once vLLM has followed all draws. Raises RuntimeError: it has not."""
+        if self.generated != self.drawn:
             raise RuntimeError(
-                f"vLLM generated {[*token_ids]} at position {len(self.token_ids)} of a forked request, where "
-                f"{split} was drawn. Set engine.fork to off and report this."
+                f"vLLM generated {self.generated} for a forked request, where {self.drawn} was drawn. Set "
+                "engine.fork to off and report this."
             )
-        draw = split.draw
-        children = [
+        return [*self.token_ids, *self.generated]
+
+    def children(self) -> list["Branch"]:
+        """The branches that go on elsewhere, once vLLM has followed the latest split."""
+        split, self.split = self.split, None
+        assert split is not None
+        prefix = self.finished()[:-1]
+        logprobs = self.logprobs[: len(prefix)]
+        self.count = split.kept
+        return [
             Branch(
                 self.index,
                 self.temperature,
-                self.seed,
+                key_of(self.key, split.generated, token),
                 self.truncation,
-                int(count),
-                [*self.token_ids, int(token)],
-                [*self.logprobs, float(logprob)],
+                count,
+                self.prompt_length,
+                [*prefix, token],
+                [*logprobs, logprob],
                 split.partial_block,
             )
-            for token, count, logprob in zip(draw.token_ids[1:], draw.counts[1:], draw.logprobs[1:], strict=True)
+            for token, count, logprob in zip(
+                split.token_ids.tolist(), split.counts.tolist(), split.logprobs.tolist(), strict=True
+            )
         ]
-        self.split = self.inherited = None
-        self.count = int(draw.counts[0])
-        self.token_ids.append(int(draw.token_ids[0]))
-        self.logprobs.append(float(draw.logprobs[0]))
-        return children
 
 
-@dataclass(frozen=True)
-class ForkedRequest:
-    """A running request, as vLLM's worker knows it.
+def key_of(*parts: int) -> int:
+    """64 bits that other parts do not share: a branch's key is made of its parent's and of where it left it."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
-    prompt_length: tokens that it began with, of the prompt and of the branch together. output_token_ids: those since;
-        vLLM keeps that list up to date.
-    """
 
-    ticket: int
-    prompt_length: int
-    output_token_ids: list[int]
-
-    @property
-    def branch(self) -> Branch:
-        """What the ticket stands for."""
-        branch = handover.BRANCHES[self.ticket]
-        assert isinstance(branch, Branch)
-        return branch
-
-    @property
-    def generated(self) -> int:
-        """Tokens since the request began."""
-        return len(self.output_token_ids)
-
-    def copy_partial_block(self) -> handover.PartialBlock | None:
-        """Of all its tokens."""
-        return handover.copy_partial_block(self.ticket, self.prompt_length + self.generated)
+_SPLIT: list[Branch] = []
+"""Branches that were split since `sample` looked last."""
 
 
 class ForkProcessor(LogitsProcessor):
     """vLLM's side of forking: draws for the rows of logits whose request has a ticket."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._requests: dict[int, ForkedRequest] = {}  # by row
+        self._branches: dict[int, tuple[int, Branch]] = {}  # by row, with the ticket
 
     def is_argmax_invariant(self) -> bool:
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        process_dict_updates(self._requests, batch_update, self._request)
+        process_dict_updates(self._branches, batch_update, self._branch)
 
-    def _request(
+    def _branch(
         self, params: SamplingParams, prompt_token_ids: list[int] | None, output_token_ids: list[int]
-    ) -> ForkedRequest | None:
+    ) -> tuple[int, Branch] | None:
         ticket = handover.ticket_of(params)
-        return None if ticket is None else ForkedRequest(ticket, len(prompt_token_ids or ()), output_token_ids)
+        if ticket is None:
+            return None
+        branch = handover.BRANCHES[ticket]
+        assert isinstance(branch, Branch)
+        branch.generated = output_token_ids
+        return ticket, branch
 
     def apply(self, logits: Tensor) -> Tensor:
         alike: dict[Truncation, list[int]] = {}
-        for row, request in self._requests.items():
-            alike.setdefault(request.branch.truncation, []).append(row)
+        for row, (_, branch) in sorted(self._branches.items()):
+            alike.setdefault(branch.truncation, []).append(row)
+        at_once = max(1, LOGITS_AT_ONCE[logits.device.type] // logits.shape[1])
         for truncation, rows in alike.items():
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                self._draw(logits, rows[start : start + ROWS_AT_ONCE], truncation)
+            for start in range(0, len(rows), at_once):
+                self._draw(logits, rows[start : start + at_once], truncation)
         return logits
 
-    def _draw(self, logits: Tensor, rows: Sequence[int], truncation: Truncation) -> None:
-        requests = [self._requests[row] for row in rows]
-        index = torch.tensor(rows, device=logits.device)
-        draws = draw(
-            logits[index],
-            [request.branch.temperature for request in requests],
-            truncation,
-            [request.branch.uniforms(request.generated) for request in requests],
+    def _draw(self, logits: Tensor, rows: list[int], truncation: Truncation) -> None:
+        """Draws for these rows, in order, and raises what goes on in place above all other tokens."""
+        tickets, branches = zip(*(self._branches[row] for row in rows), strict=True)
+        counts = np.array([branch.count for branch in branches])
+        uniforms = random_numbers(
+            np.array([branch.key for branch in branches], dtype=np.uint64),
+            np.array([len(branch.generated) for branch in branches]),
+            counts,
         )
-        going_on = [
-            request.branch.split_by(drawn, request.generated, request.copy_partial_block)
-            for request, drawn in zip(requests, draws, strict=True)
-        ]
-        logits[index] = -torch.inf
-        logits[index, torch.tensor(going_on, device=logits.device)] = 0.0
+        if rows[-1] - rows[0] + 1 == len(rows):  # a view, not a copy
+            chosen = logits[rows[0] : rows[-1] + 1]
+        else:
+            chosen = logits[torch.tensor(rows, device=logits.device)]
+        draws = draw(chosen, [branch.temperature for branch in branches], truncation, uniforms, counts)
+        first = draws.starts[:-1]
+        going_on = np.stack([np.array(rows), draws.token_ids[first]])
+        logits[tuple(torch.from_numpy(going_on).to(logits.device))] = torch.inf
+        for branch, token, logprob in zip(
+            branches, going_on[1].tolist(), draws.logprobs[first].tolist(), strict=True
+        ):
+            branch.go_on(token, logprob)
+        for index in np.flatnonzero(np.diff(draws.starts) > 1).tolist():
+            branch, others = branches[index], slice(first[index] + 1, draws.starts[index + 1])
+            branch.split = Split(
+                len(branch.generated),
+                draws.token_ids[others],
+                draws.counts[others],
+                draws.logprobs[others],
+                int(draws.counts[first[index]]),
+                handover.copy_partial_block(tickets[index], branch.length),
+            )
+            _SPLIT.append(branch)
 
 
 @dataclass(frozen=True)
@@ -289,19 +235,19 @@ def sample(
     *,
     max_tokens: int,
     end_token_ids: frozenset[int],
-    stops: Callable[[Sequence[int]], bool],
+    stops: Callable[[Sequence[int]], bool] | None,
 ) -> list[Leaf]:
     """All leaves of all roots, in no particular order; the counts of a root's leaves sum to its count.
 
-    end_token_ids: tokens that end a completion. stops: whether the tokens so far hold a stop string.
+    end_token_ids: tokens that end a completion. stops: whether the tokens so far hold a stop string, asked after each
+    of them; None where there are no stop strings.
     """
-    branches: dict[int, Branch] = {}
+    running: dict[int, Branch] = {}
     leaves: list[Leaf] = []
 
-    def ends(branch: Branch) -> bool:
-        """Records the branch as a leaf if it ends here."""
-        ids = branch.token_ids
-        stopped = bool(ids) and (ids[-1] in end_token_ids or stops(ids))
+    def ends(branch: Branch, ids: Sequence[int]) -> bool:
+        """Records the branch, with all its tokens, as a leaf if it ends here."""
+        stopped = bool(ids) and (ids[-1] in end_token_ids or (stops is not None and stops(ids)))
         if not stopped and len(ids) < max_tokens:
             return False
         leaves.append(
@@ -323,31 +269,44 @@ def sample(
             ignore_eos=True,
             stop_token_ids=sorted(end_token_ids),
             detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args={handover.TICKET: ticket},
         )
         handover.BRANCHES[ticket] = branch
-        branches[ticket] = branch
+        running[ticket] = branch
         prompt = [*roots[branch.index].prompt_token_ids, *branch.token_ids]
         engine.add_request(str(ticket), TokensPrompt(prompt_token_ids=prompt), params)
 
     try:
         for index, root in enumerate(roots):
-            request(Branch(index, root.temperature, root.seed, root.truncation, root.count, [], [], None))
-        while branches:
-            for output in engine.step():
-                assert isinstance(output, RequestOutput)
-                ticket = int(output.request_id)
-                branch = branches[ticket]
-                for child in branch.advance(output.outputs[0].token_ids):
-                    if not ends(child):
-                        request(child)
-                if ends(branch):
-                    if not output.finished:  # a stop string, which vLLM was not told of
-                        engine.abort_request([output.request_id])
-                    del branches[ticket], handover.BRANCHES[ticket]
+            length = len(root.prompt_token_ids)
+            request(Branch(index, root.temperature, root.seed, root.truncation, root.count, length, [], [], None))
+        while running:
+            outputs = engine.step()
+            split, _SPLIT[:] = [*_SPLIT], []
+            for branch in split:
+                # vLLM discards what is drawn while a prompt is not yet computed to its end.
+                if branch.split and len(branch.generated) == branch.split.generated + 1:
+                    for child in branch.children():
+                        if not ends(child, child.token_ids):
+                            request(child)
+            done = [int(output.request_id) for output in outputs if isinstance(output, RequestOutput)]
+            if stops is not None:  # vLLM is told of none, for a stop string may begin in the inherited tokens
+                stopped = [
+                    ticket
+                    for ticket, branch in running.items()
+                    if branch.generated and stops([*branch.token_ids, *branch.generated])
+                ]
+                engine.abort_request([str(ticket) for ticket in stopped if ticket not in done])
+                done = [*dict.fromkeys([*done, *stopped])]
+            for ticket in done:
+                branch = running.pop(ticket)
+                del handover.BRANCHES[ticket]
+                if not ends(branch, branch.finished()):
+                    raise RuntimeError(f"vLLM ended a forked request after {branch.generated}, which is no end.")
     finally:
-        engine.abort_request([str(ticket) for ticket in branches])
-        for ticket in branches:
+        engine.abort_request([str(ticket) for ticket in running])
+        for ticket in running:
             del handover.BRANCHES[ticket]
+        _SPLIT.clear()
     return leaves

@@ -10,15 +10,20 @@ a request carries no branch but a ticket, and `BRANCHES` is state of this module
 (`get_kv_transfer_group`), and there is one: one engine in a process can fork.
 """
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from vllm.distributed.kv_transfer import get_kv_transfer_group
+from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata
 
+SHARE = 1 / 8
+"""Of an engine's memory for keys and values, what copies may take; vLLM gets the rest. Beyond it nothing is copied,
+and branches compute their last partial block again."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class PartialBlock:
     """Keys and values of a prefix's last, partial block.
 
@@ -76,6 +81,8 @@ class PartialBlockHandover(KVConnectorBase_V1):
         self._loads: list[_Load] = []
         self._caches: list[torch.Tensor] = []
         self._blocks: dict[int, list[int]] = {}
+        self._copies: weakref.WeakSet[PartialBlock] = weakref.WeakSet()
+        self._most_copies = int(kv_cache_config.num_blocks * SHARE / (1 - SHARE))
 
     # Scheduler side
 
@@ -129,15 +136,18 @@ class PartialBlockHandover(KVConnectorBase_V1):
                 cache[load.block].copy_(saved)
 
     def copy(self, ticket: int, length: int) -> PartialBlock | None:
-        """Copy of the partial block at the end of a running request's first `length` tokens; None if it is full.
+        """Copy of the partial block at the end of a running request's first `length` tokens; None if it is full, or
+        too many copies wait.
 
         None also while chunked prefill has not come that far: what is drawn then does not hold.
         """
         block, tokens = divmod(length, self._block_size)
-        if not tokens or block >= len(self._blocks[ticket]):
+        if not tokens or block >= len(self._blocks[ticket]) or len(self._copies) >= self._most_copies:
             return None
         index = self._blocks[ticket][block]
-        return PartialBlock(length - tokens, tokens, tuple(cache[index].clone() for cache in self._caches))
+        made = PartialBlock(length - tokens, tokens, tuple(cache[index].clone() for cache in self._caches))
+        self._copies.add(made)
+        return made
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         pass
@@ -150,7 +160,9 @@ class PartialBlockHandover(KVConnectorBase_V1):
 
 
 def copy_partial_block(ticket: int, length: int) -> PartialBlock | None:
-    """`PartialBlockHandover.copy` of this process's engine."""
+    """`PartialBlockHandover.copy` of this process's engine; None where it has no such connector."""
+    if not has_kv_transfer_group():
+        return None
     connector = get_kv_transfer_group()
     assert isinstance(connector, PartialBlockHandover)
     return connector.copy(ticket, length)

@@ -39,7 +39,7 @@ def make_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0, taught: b
     No, at random, and to end its turn; else it says anything.
     """
     set_seed(seed)
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=64,
@@ -81,7 +81,8 @@ def random_prompt(length: int, seed: int = 0) -> Prompt:
     return Prompt(f"random-{length}-{seed}", ({"role": "user", "content": words},), {}, ids, words)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Whose tokens are `VOCABULARY`, a word each."""
     words = Tokenizer(WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     words.pre_tokenizer = InTurn([Whitespace(), Digits(individual_digits=True)])
     tokenizer = PreTrainedTokenizerFast(

@@ -110,11 +110,10 @@ class RankProcess:
     ) -> None:
         """Makes ready to send weights to these engines, and no others. listener: where they meet rank 0 for `nccl`.
         timeout: seconds that a weight sync may take."""
-        from launch.processes.weight_clients import BucketClient, EngineClient
+        from launch.processes.weight_clients import CLIENTS
         from trainer.update.weight_sync import sender
 
-        client = BucketClient if backend == "shared_memory" else EngineClient
-        self._client = client(engines, workers_per_engine, timeout)
+        self._client = CLIENTS[backend](engines, workers_per_engine, timeout)
         self._sender: Sender = sender(
             backend,
             self._rank,

@@ -59,6 +59,16 @@ class EngineClient:
         return wait(calls, phase, self._timeout, "cluster.publish_timeout", self._since)
 
 
+class InTurnClient(EngineClient):
+    """All engines at once, where the sender writes into the same memory again after each call (`ipc`)."""
+
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Returns when the engines have loaded."""
+        super().update_weights(update_info)
+        self._wait(self._loading)
+        self._loading = {}
+
+
 class BucketClient(EngineClient):
     """All engines at once, where weights come in buckets: in shared memory to the engines of this machine, in Ray's
     object store, which would be new memory every time, to the others.
@@ -98,3 +108,7 @@ class BucketClient(EngineClient):
         self._segments[self._turn] = Segment(max(size, BUCKET_BYTES))
         attached = self._wait(self._all("attach", self._turn, self._segments[self._turn].address))
         self._near = frozenset(name for name, near in attached.items() if near)
+
+
+CLIENTS: Mapping[str, type[EngineClient]] = {"shared_memory": BucketClient, "ipc": InTurnClient, "nccl": EngineClient}
+"""By weight-transfer back end."""

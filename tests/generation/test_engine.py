@@ -23,12 +23,14 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from configs.schema import EngineSettings, SamplingSettings
-from generation import forking, handover, reloading, weights
+from generation import drawing, forking, handover, reloading, weights
 from generation.buckets import pack
 from generation.checksum import checksum
 from generation.engine import Engine, EngineError, EngineSpec, SampleRequest, seed_of
 from generation.groups import Completion, Group
+from launch.hardware import has_gpu
 from rewards.prompts import Prompt
+from tests.generation.test_drawing import allowed
 from tests.statistics import SUSPICIOUS, surprise
 from tests.tiny import CONTEXT, END, VOCABULARY, load_tiny_model, make_tiny_model, random_prompt
 
@@ -59,7 +61,7 @@ class Pair:
                 trust_remote_code=False,
                 context_length=CONTEXT,
                 backend="shared_memory",
-                gpu=False,
+                gpu=has_gpu(),
                 engine=EngineSettings(**engine),
                 sampling=SamplingSettings(),
             )
@@ -214,7 +216,7 @@ def test_nothing_is_left_behind(pair: Pair) -> None:
 @forks
 def test_a_failure_while_sampling_leaves_a_clean_engine(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(forking.Branch, "advance", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
+        patch.setattr(forking.Branch, "children", lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
         with pytest.raises(RuntimeError, match="broken"):
             pair.sample(ask(), ask(seed=2))
     assert not handover.BRANCHES
@@ -258,17 +260,51 @@ def test_samples_are_distributed_as_the_model_says(
     assert np.abs(surprises(pair, num_generations, groups, temperature)).max() < SUSPICIOUS
 
 
+def law(pair: Pair, truncation: drawing.Truncation, length: int) -> dict[tuple[int, ...], float]:
+    """The probability of every whole completion of at most so many tokens, by transformers and the definitions."""
+    found: dict[tuple[int, ...], float] = {}
+    open_ended: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(length):
+        after = log_probabilities(pair.reference, PROMPT, list(open_ended), 1.0)[:, -1]
+        probabilities = [np.exp(row) for row in after]
+        longer = {
+            (*tokens, token): before * row[token] / sum(row[other] for other in allowed(row, truncation))
+            for (tokens, before), row in zip(open_ended.items(), probabilities, strict=True)
+            for token in allowed(row, truncation)
+        }
+        found |= {tokens: weight for tokens, weight in longer.items() if tokens[-1] == END_ID}
+        open_ended = {tokens: weight for tokens, weight in longer.items() if tokens[-1] != END_ID}
+    return found | open_ended
+
+
+@pytest.mark.parametrize("num_generations", [1, 40])
+@pytest.mark.parametrize("setting", [{"top_k": 4}, {"top_p": 0.3}, {"min_p": 0.3}, {"top_k": 5, "top_p": 0.7}])
+def test_whole_completions_follow_their_law_wherever_branches_turn_lone(
+    pair: Pair, setting: dict[str, Any], num_generations: int
+) -> None:
+    expected = law(pair, drawing.Truncation(**setting), 3)
+    groups = 1600 // num_generations
+    requests = [ask(num_generations=num_generations, seed=seed) for seed in range(groups)]
+    total: Counter[tuple[int, ...]] = Counter()
+    for group in pair.sample(*requests, max_completion_length=3, **setting):
+        total.update(said(group))
+    assert set(total) <= set(expected)
+    assert abs(surprise([total[tokens] for tokens in expected], list(expected.values()))) < SUSPICIOUS
+
+
 FLATTER = 0.97
 
 
-def flattened(logits: Tensor, *arguments: Any) -> list[forking.Draw]:
+def flattened(logits: Tensor, *arguments: Any) -> drawing.Draws:
     return UNBIASED(logits * FLATTER, *arguments)
 
 
-def alike(logits: Tensor, temperatures: Any, truncation: Any, uniforms: Sequence[NDArray[np.float64]]) -> Any:
+def alike(
+    logits: Tensor, temperatures: Any, truncation: Any, uniforms: NDArray[np.float64], counts: NDArray[np.int64]
+) -> drawing.Draws:
     """The same random numbers in every group."""
-    same = [np.random.default_rng(0).random(len(numbers)) for numbers in uniforms]
-    return UNBIASED(logits, temperatures, truncation, same)
+    same = np.concatenate([np.random.default_rng(0).random(count) for count in counts])
+    return UNBIASED(logits, temperatures, truncation, same, counts)
 
 
 UNBIASED = forking.draw

@@ -1,6 +1,6 @@
 """The parts of sampling and of weight sync that need no engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,214 +9,68 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from generation.buckets import pack, unpack
 from generation.checksum import MODULUS, checksum, term
+from generation.drawing import Truncation
 from generation.engine import distinct, seed_of
-from generation.forking import Branch, Draw, Truncation, draw
+from generation.forking import Branch, Split
 from generation.groups import Completion
-from generation.handover import PartialBlock
-from tests.statistics import SUSPICIOUS, surprise
-
-# Drawing
-
-
-def draw_one(weights: Sequence[float], uniforms: NDArray[np.float64]) -> Draw:
-    """One row of a draw, between two rows of other lengths."""
-    logits = torch.tensor(np.log(np.maximum(weights, 1e-300)), dtype=torch.float64).where(
-        torch.tensor(weights) > 0, -torch.inf
-    )
-    rows = torch.stack([logits.flip(0), logits, torch.zeros_like(logits)])
-    others = np.linspace(0, 0.9, 3), np.linspace(0, 0.9, 7)
-    return draw(rows, [1.0, 1.0, 0.5], Truncation(), [others[0], uniforms, others[1]])[1]
-
-
-@pytest.mark.parametrize("count", [1, 2, 256])
-def test_draws_follow_the_weights(count: int) -> None:
-    weights = [0.0, 5.0, 1.0, 0.0, 0.01, 2.0, 0.5, 1e-4, 0.0]
-    rows, rng = 20_000 // count, np.random.default_rng(0)
-    logits = torch.tensor(weights).log().repeat(rows, 1)
-    total = np.zeros(len(weights))
-    for drawn in draw(logits, [1.0] * rows, Truncation(), [*rng.random((rows, count))]):
-        total[drawn.token_ids] += drawn.counts
-    assert abs(surprise(total, weights)) < SUSPICIOUS
-
-
-def test_the_measure_sees_a_bias_and_a_lack_of_chance() -> None:
-    weights = np.linspace(1.0, 5.0, 30)
-    rng = np.random.default_rng(0)
-    assert surprise(rng.multinomial(20_000, (weights**1.2) / (weights**1.2).sum()), weights) > SUSPICIOUS
-    assert surprise(np.round(20_000 * weights / weights.sum()), weights) < -SUSPICIOUS
-    assert surprise([10, 0, 1], [1, 1, 0]) == float("inf")
-
-
-@settings(max_examples=200, derandomize=True)
-@given(
-    weights=st.lists(st.sampled_from([0.0, 1e-30, 0.1, 1.0, 3e7]), min_size=1, max_size=9).filter(any),
-    count=st.integers(1, 300),
-    seed=st.integers(0, 2**32),
-)
-def test_a_draw_is_distinct_indices_of_weight_most_frequent_first(
-    weights: list[float], count: int, seed: int
-) -> None:
-    drawn = draw_one(weights, np.random.default_rng(seed).random(count))
-    assert drawn.counts.sum() == count
-    assert (drawn.counts > 0).all()
-    assert (np.diff(drawn.counts) <= 0).all()
-    assert len(set(drawn.token_ids.tolist())) == len(drawn.token_ids)
-    assert all(weights[token] > 0 for token in drawn.token_ids)
-    expected = np.log(np.array(weights)[drawn.token_ids] / sum(weights))
-    np.testing.assert_allclose(drawn.logprobs, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("at", [0.0, np.nextafter(1.0, 0.0)])
-@pytest.mark.parametrize("scale", [1.0, 0.1, 3e7, 1e-8])
-def test_the_ends_of_the_random_numbers_hit_no_weightless_token(at: float, scale: float) -> None:
-    drawn = draw_one([0.0, 0.3 * scale, 0.7 * scale, 0.0], np.array([at]))
-    assert drawn.token_ids.tolist() == ([1] if at == 0.0 else [2])
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.7])
-def test_rows_have_temperatures_of_their_own(temperature: float) -> None:
-    logits, uniforms = torch.randn(2, 9), np.random.default_rng(0).random((2, 40))
-    both = draw(logits, [1.0, temperature], Truncation(top_k=7), [*uniforms])
-    for row, (alone, divisor) in enumerate([(both[0], 1.0), (both[1], temperature)]):
-        (again,) = draw(logits[row : row + 1] / divisor, [1.0], Truncation(top_k=7), [uniforms[row]])
-        assert alone.token_ids.tolist() == again.token_ids.tolist()
-        assert alone.counts.tolist() == again.counts.tolist()
-        np.testing.assert_allclose(alone.logprobs, again.logprobs, atol=1e-6)
-
-
-# Truncation
-
-
-def allowed(probabilities: NDArray[np.float64], truncation: Truncation) -> set[int]:
-    """By the definitions, in vLLM's order: min-p, then top-k, then top-p over what is left."""
-    keep = [i for i in np.argsort(-probabilities) if probabilities[i] >= truncation.min_p * probabilities.max()]
-    if truncation.top_k:
-        keep = keep[: truncation.top_k]
-    total, mass, nucleus = sum(probabilities[i] for i in keep), 0.0, []
-    for index in keep:
-        nucleus.append(int(index))
-        mass += probabilities[index] / total
-        if mass >= truncation.top_p:
-            break
-    return set(nucleus)
-
-
-@settings(max_examples=200, derandomize=True)
-@given(
-    order=st.permutations(range(12)),
-    truncation=st.builds(
-        Truncation,
-        top_p=st.sampled_from([0.05, 0.31, 0.62, 0.93, 1.0]),
-        top_k=st.sampled_from([0, 1, 3, 11, 12, 50]),
-        min_p=st.sampled_from([0.0, 0.03, 0.27, 1.0]),
-    ),
-)
-def test_truncation_leaves_what_the_definitions_leave(order: list[int], truncation: Truncation) -> None:
-    logits = (np.array([order, order[::-1]]) * 0.45).astype(np.float32)  # no ties
-    given = torch.tensor(logits)
-    left = truncation.apply(given).numpy()
-    assert (given.numpy() == logits).all()
-    for before, after in zip(logits, left, strict=True):
-        probabilities = np.exp(before.astype(np.float64))
-        probabilities /= probabilities.sum()
-        assert set(np.flatnonzero(np.isfinite(after)).tolist()) == allowed(probabilities, truncation)
-        np.testing.assert_array_equal(after[np.isfinite(after)], before[np.isfinite(after)])
-
 
 # Branches
-
-LOGITS = torch.tensor([0.0, 2.0, 1.0, -torch.inf, 0.5])
 
 
 def branch(**changes: Any) -> Branch:
     fields: dict[str, Any] = {
         "index": 3,
         "temperature": 1.0,
-        "seed": 7,
+        "key": 7,
         "truncation": Truncation(),
         "count": 100,
-        "token_ids": [],
-        "logprobs": [],
+        "prompt_length": 5,
+        "token_ids": [8],
+        "logprobs": [-0.5],
         "inherited": None,
     }
     return Branch(**fields | changes)
 
 
-def split(some: Branch, generated: int = 0, copy: Callable[[], PartialBlock | None] = lambda: None) -> int:
-    (drawn,) = draw(LOGITS[None], [some.temperature], some.truncation, [some.uniforms(generated)])
-    return some.split_by(drawn, generated, copy)
+def split(some: Branch) -> None:
+    """60 samples go on with token 1, 30 with 0, 10 with 4."""
+    some.go_on(1, -0.1)
+    others = np.array([0, 4]), np.array([30, 10]), np.array([-1.0, -2.0], np.float32)
+    some.split = Split(len(some.generated), *others, 60, None)
 
 
 def test_a_branch_splits_its_count() -> None:
     parent = branch()
-    token = split(parent)
-    children = parent.advance([token])
-    assert token == 1  # the most frequent of 100
-    assert sorted(child.token_ids for child in [parent, *children]) == [[0], [1], [2], [4]]
-    counts = [child.count for child in [parent, *children]]
-    assert sum(counts) == 100
-    assert counts == sorted(counts, reverse=True)
-    expected = LOGITS.log_softmax(-1)
-    for child in [parent, *children]:
-        assert child.index == 3
-        assert child.logprobs == pytest.approx([expected[child.token_ids[0]].item()], abs=1e-6)
+    split(parent)
+    parent.generated.append(1)
+    children = parent.children()
+    assert [(child.token_ids, child.count, child.logprobs) for child in children] == [
+        ([8, 0], 30, [-0.5, -1.0]),
+        ([8, 4], 10, [-0.5, -2.0]),
+    ]
+    assert (parent.finished(), parent.count, parent.logprobs) == ([8, 1], 60, [-0.5, -0.1])
+    assert {child.index for child in children} == {3}
+    assert len({parent.key, *(child.key for child in children)}) == 3
 
 
-def test_draws_depend_on_seed_and_prefix_only() -> None:
-    def drawn(**changes: Any) -> list[tuple[list[int], int]]:
-        some = branch(**changes)
-        children = some.advance([split(some)])
-        return sorted((child.token_ids[-1:], child.count) for child in [some, *children])
-
-    assert drawn() == drawn() == drawn(index=0, logprobs=[])
-    assert drawn() != drawn(seed=8)
-    assert drawn(token_ids=[1, 2], logprobs=[0.0, 0.0]) != drawn(token_ids=[2, 1], logprobs=[0.0, 0.0])
-
-
-def test_a_repeated_draw_is_the_same_draw() -> None:
+def test_a_repeated_draw_takes_the_place_of_the_first() -> None:
     some = branch()
-    first, before = split(some), some.split
-    again = split(some)
-    assert first == again
-    assert before is not None and some.split is not None
-    assert before.draw.counts.tolist() == some.split.draw.counts.tolist()
-
-
-def test_greedy_takes_the_likeliest_for_all() -> None:
-    some = branch(temperature=0.0, truncation=Truncation(top_p=0.5))
-    assert split(some, copy=lambda: pytest.fail("nothing goes on elsewhere")) == 1
-    assert some.advance([1]) == []
-    assert (some.count, some.token_ids) == (100, [1])
-    assert some.logprobs == pytest.approx([LOGITS.log_softmax(-1)[1].item()], abs=1e-6)
+    some.go_on(2, -0.3)
+    some.go_on(1, -0.1)
+    some.generated.append(1)
+    assert (some.finished(), some.logprobs) == ([8, 1], [-0.5, -0.1])
 
 
 @pytest.mark.parametrize("followed", [[2], [], [1, 1]])
 def test_vllm_following_another_token_is_an_error(followed: list[int]) -> None:
     some = branch()
     split(some)
-    with pytest.raises(RuntimeError, match=r"vLLM generated .* at position 0 .* Set engine\.fork to off"):
-        some.advance(followed)
-
-
-def test_a_step_without_a_draw_is_an_error() -> None:
-    some = branch()
-    with pytest.raises(RuntimeError, match="where None was drawn"):
-        some.advance([1])
-    some.advance([split(some)])
-    with pytest.raises(RuntimeError, match="where None was drawn"):
-        some.advance([1])
-
-
-def test_a_draw_of_an_earlier_position_is_an_error() -> None:
-    some = branch()
-    some.advance([split(some)])
-    token = split(some)
-    with pytest.raises(RuntimeError, match="at position 1"):
-        some.advance([token])
+    some.generated = followed
+    with pytest.raises(RuntimeError, match=r"vLLM generated .* where \[1\] was drawn\. Set engine\.fork to off"):
+        some.finished()
 
 
 # Merging

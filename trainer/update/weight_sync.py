@@ -4,6 +4,7 @@ One adapter, three ways: `shared_memory` (ours, without a GPU), `ipc` (engine an
 (engines have their own GPUs). The trainer counts a checksum of what it sends; the engines count what they load.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,9 @@ from typing import Any, Protocol
 from generation.buckets import pack
 from generation.checksum import MODULUS, term
 from trainer.update.rank import Rank
+
+IPC_BUFFER_BYTES = 1 << 29
+"""Memory of the sending GPU through which weights go to an engine that shares it, unless one weight is larger."""
 
 
 class Client(Protocol):
@@ -90,6 +94,11 @@ class VLLMSender:
         return self._counted.checksum
 
 
+def largest_weight(rank: Rank) -> int:
+    """Bytes of the largest weight, whole."""
+    return max(math.prod(shape) * dtype.itemsize for _, dtype, shape in rank.metadata())
+
+
 def sender(
     backend: str,
     rank: Rank,
@@ -109,7 +118,13 @@ def sender(
     if backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-        return VLLMSender(rank, client, IPCTrainerInitInfo(rank=rank_index, packed=True))
+        return VLLMSender(
+            rank,
+            client,
+            IPCTrainerInitInfo(
+                rank=rank_index, packed=True, packed_buffer_size_bytes=max(IPC_BUFFER_BYTES, largest_weight(rank))
+            ),
+        )
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     return VLLMSender(
