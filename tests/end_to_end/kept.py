@@ -47,7 +47,7 @@ class Kept:
         with restored_environment(), pytest.MonkeyPatch.context() as patch:
             patch.chdir(cwd)
             patch.setattr(start, "connected", nullcontext)
-            patch.setattr("launch.train.connected", nullcontext)
+            patch.setattr("launch.run.connected", nullcontext)
             patch.setattr(start, "ended", nullcontext)
             patch.setattr(start, "_actor", lambda process: Starter(self, process))
             os.environ |= {MARK: mark} | environment

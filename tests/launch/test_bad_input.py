@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from launch import hardware, train
+from launch import hardware, run
 from launch.__main__ import BAD_INPUT, main
 
 CHAT = [{"role": "narrator", "content": "Once."}, {"role": "user", "content": "3 + 4?"}]
@@ -50,6 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
         damage(copy)
 
     damaged("empty_config", lambda copy: (copy / "config.json").write_text("{}"))
+    damaged("a_word", lambda copy: _reworded(copy / "config.json"))
     damaged("no_weights", lambda copy: (copy / "model.safetensors").unlink())
     damaged("cut_off", lambda copy: _cut(copy / "model.safetensors"))
     damaged("no_tokenizer", lambda copy: (copy / "tokenizer.json").write_text("{"))
@@ -62,6 +65,10 @@ STRICT = (
     "{% for message in messages %}{% if message['role'] not in ['user', 'system', 'assistant'] %}"
     "{{ raise_exception('Only user, system and assistant roles are supported!') }}{% endif %}{% endfor %}"
 )
+
+
+def _reworded(file: Path) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": "wide"}))
 
 
 def _cut(file: Path) -> None:
@@ -104,6 +111,7 @@ CASES: dict[str, tuple[str, str]] = {
     "a revision of a folder": ("good.yaml --model.revision=main", "only allowed with a hub id"),
     "a revision that is not there": ("good.yaml --model.path=a/b --model.revision=v2", "model.revision = 'v2'"),
     "an empty config.json": ("good.yaml --model.path=empty_config", "config.json cannot be used"),
+    "a word for a number in config.json": ("good.yaml --model.path=a_word", "error for field 'hidden_size'"),
     "a model without weights": ("good.yaml --model.path=no_weights", "has no weights"),
     "a model cut off": ("good.yaml --model.path=cut_off", "is damaged: it is cut off"),
     "a broken tokenizer": ("good.yaml --model.path=no_tokenizer", "tokenizer cannot be loaded"),
@@ -140,7 +148,7 @@ def refused(
     def start(*_: object) -> None:
         raise AssertionError("engines and ranks were started")
 
-    monkeypatch.setattr(train, "connected", start)
+    monkeypatch.setattr(run, "connected", start)
     monkeypatch.setattr(hardware, "has_gpu", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -161,3 +169,25 @@ def test_a_cache_that_takes_nothing_is_named(
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
     error = refused("good.yaml --model.path=text.gguf", place, model, monkeypatch, capsys)
     assert f"cannot be unpacked to {cache}" in error and "Set XDG_CACHE_HOME" in error
+
+
+IMPORTED = """
+import sys
+from launch.__main__ import main
+
+status = main(sys.argv[1:])
+print(status, *{"ray", "torch"} & set(sys.modules))
+"""
+
+
+def test_neither_torch_nor_ray_is_imported_for_a_refusal(model: str, tmp_path: Path) -> None:
+    """They take seconds."""
+    (tmp_path / "config.yaml").write_text(
+        f"task: {{name: comparison, size: 8}}\nmodel: {{path: {model}}}\nrun: {{max_steps: 1}}"
+    )
+    too_many = ["train", str(tmp_path / "config.yaml"), "--sampling.prompts_per_step=9"]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *too_many], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert "sampling.prompts_per_step: 9 is larger than the data set" in done.stderr
+    assert done.stdout.splitlines()[-1] == str(BAD_INPUT)

@@ -30,6 +30,15 @@ CHECKSUMS = "sha256.json"
 UNPACKED = 2
 """The form of unpacked models; older ones have no checksums."""
 
+GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Names of transformers' class for whatever tokenizer.json says."""
+
+NEVER_GENERIC = {
+    *("hyperclovax_vision_v2", "qwen2", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp"),
+    *("ministral", "ministral3", "mistral", "mistral3", "mixtral", "pixtral", "voxtral", "voxtral_realtime"),
+}
+"""Model types for which AutoTokenizer may take another class, though the tokenizer's settings name that one."""
+
 
 class ModelError(ValueError):
     """The configured model cannot be used; the message says why and what to do."""
@@ -227,16 +236,40 @@ def _tensor_elements(file: Path) -> int:
 
 
 def load_tokenizer(model: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
-    """The model's tokenizer (`PreTrainedTokenizerBase`). Raises ModelError."""
-    from transformers import AutoTokenizer
-
+    """The model's tokenizer (`PreTrainedTokenizerBase`), as AutoTokenizer gives it. Raises ModelError."""
     try:
+        if _is_generic(Path(model)):  # without AutoTokenizer, which takes seconds to import torch
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(model)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision or "main")
     except Exception as error:  # whatever the readers of a dozen files, or the model's own code, raise
         raise ModelError(
             f"model.path = {str(model)!r}: its tokenizer cannot be loaded: {_first_line(error)}. Give a whole "
             "model; if it brings code of its own that you trust, set model.trust_remote_code."
         ) from error
+
+
+def _is_generic(folder: Path) -> bool:
+    """Whether AutoTokenizer is known to take the generic class; not for a hub id, whose files are elsewhere."""
+    if not (folder / "tokenizer_config.json").is_file():
+        return False
+    tokenizer, model = _json_object(folder / "tokenizer_config.json"), _json_object(folder / "config.json")
+    return (
+        tokenizer.get("tokenizer_class") in GENERIC
+        and "auto_map" not in tokenizer
+        and model.get("model_type") not in NEVER_GENERIC
+    )
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """Raises OSError, ValueError."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} holds no JSON object")
+    return content
 
 
 def encoder(
@@ -272,25 +305,48 @@ def encoder(
     return encode
 
 
-def context_length(folder: str | Path, trust_remote_code: bool = False) -> int:
-    """Positions the model was made for, in tokens. Raises ModelError."""
-    from transformers import AutoConfig
+def context_length(folder: Path, trust_remote_code: bool = False) -> int:
+    """Positions the model was made for, in tokens. Raises ModelError: also for an architecture that is not known."""
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
-    except Exception as error:  # whatever reading it, or the model's own code, raises
-        raise ModelError(
-            f"model.path = {str(folder)!r}: its config.json cannot be used: {_first_line(error)}. Give a whole "
-            "model of an architecture that transformers knows; if it brings code of its own that you trust, set "
-            "model.trust_remote_code."
-        ) from error
-    length = getattr(config, "max_position_embeddings", None)
+        config = _json_object(folder / "config.json")
+        own_code = trust_remote_code and "auto_map" in config
+        if config.get("model_type") not in CONFIG_MAPPING_NAMES and not own_code:
+            raise ValueError(f"transformers does not know the model_type {config.get('model_type')!r}")
+        length = (config.get("text_config") or config).get("max_position_embeddings")
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _unusable(folder, error) from error
+    if length is None or own_code:  # by another name, by default, or by the model's own code
+        text = load_config(folder, trust_remote_code).get_text_config()
+        length = getattr(text, "max_position_embeddings", None)
     if not isinstance(length, int) or length < 1:
         raise ModelError(
             f"model.path = {str(folder)!r}: its config.json names no max_position_embeddings. "
             "Set engine.max_model_len to the context length in tokens."
         )
     return length
+
+
+def load_config(model: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """The model's configuration (`PreTrainedConfig`), with all of its values checked; takes seconds to import torch.
+
+    Raises ModelError.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision or "main")
+    except Exception as error:  # whatever reading it, or the model's own code, raises
+        raise _unusable(model, error) from error
+
+
+def _unusable(model: str | Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"model.path = {str(model)!r}: its config.json cannot be used: {_first_line(error)}. Give a whole "
+        "model of an architecture that transformers knows; if it brings code of its own that you trust, set "
+        "model.trust_remote_code."
+    )
 
 
 def load_policy_model(folder: str, dtype: str, trust_remote_code: bool = False, revision: str | None = None) -> Any:

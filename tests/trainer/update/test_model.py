@@ -1,13 +1,25 @@
 """Models by name: what is refused before anything is downloaded, one commit for all, and checksums."""
 
+import json
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto import tokenization_auto
 
 from tests.tiny import load_tiny_model
-from trainer.update.model import ModelError, parameter_count, resolve
+from trainer.update.model import (
+    GENERIC,
+    NEVER_GENERIC,
+    ModelError,
+    context_length,
+    load_tokenizer,
+    parameter_count,
+    resolve,
+)
 
 
 def test_a_misspelled_bundled_name_is_refused_with_the_one_meant() -> None:
@@ -43,6 +55,73 @@ def test_a_revision_of_a_folder_is_refused(model: str) -> None:
 
 def test_the_tensors_in_the_files_are_counted(model: str) -> None:
     assert parameter_count(Path(model)) == sum(weight.numel() for weight in load_tiny_model(model).parameters())
+
+
+def test_a_tokenizer_is_the_one_that_auto_tokenizer_gives(model: str) -> None:
+    tokenizer, expected = load_tokenizer(model), AutoTokenizer.from_pretrained(model)
+    assert type(tokenizer) is type(expected)
+    assert tokenizer.init_kwargs == expected.init_kwargs
+    assert tokenizer.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
+
+
+def test_the_model_types_whose_tokenizers_are_never_generic_are_those_of_transformers() -> None:
+    takes = tokenization_auto.TOKENIZER_MAPPING_NAMES
+    overruled = {
+        kind
+        for kind in tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+        if takes[kind] not in (*GENERIC, "PythonBackend")
+    }
+    mistral = {kind for kind, name in takes.items() if name == "MistralCommonBackend"}
+    assert overruled | mistral == NEVER_GENERIC
+
+
+def configured(folder: Path, **config: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 77}, 77),
+        ({"model_type": "gpt2", "n_positions": 88}, 88),
+        ({"model_type": "gemma3", "text_config": {"max_position_embeddings": 99}}, 99),
+        ({"model_type": "llama"}, 2048),  # by default
+    ],
+)
+def test_the_context_length_is_what_transformers_tells(config: dict[str, Any], tokens: int, tmp_path: Path) -> None:
+    folder = configured(tmp_path, **config)
+    assert context_length(folder) == tokens
+    assert AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings == tokens
+
+
+def test_a_model_with_code_of_its_own_is_asked_for_its_context_length(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from transformers import PreTrainedConfig\n\n\n"
+        "class Own(PreTrainedConfig):\n    model_type = 'own'\n    max_position_embeddings: int = 66\n"
+    )
+    configured(tmp_path, model_type="own", auto_map={"AutoConfig": "own.Own"}, max_position_embeddings=66)
+    assert context_length(tmp_path, trust_remote_code=True) == 66
+    with pytest.raises(ModelError, match=r"model_type 'own'.*set model\.trust_remote_code"):
+        context_length(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json cannot be used"),
+        ("[]", "holds no JSON object"),
+        ('{"model_type": "lama"}', "does not know the model_type 'lama'"),
+        ('{"model_type": ["llama"]}', "config.json cannot be used"),
+        ('{"model_type": "llama", "text_config": 1}', "config.json cannot be used"),
+        ('{"model_type": "llama", "max_position_embeddings": 0}', "names no max_position_embeddings"),
+        ('{"model_type": "llama", "max_position_embeddings": "many"}', "names no max_position_embeddings"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        context_length(tmp_path)
 
 
 OLD, NEW = "1" * 40, "2" * 40

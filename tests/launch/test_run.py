@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from launch.train import exit_status
+from launch.run import exit_status
 from tests.launch.samples import result
 from trainer.ending import Stop, Target
 
