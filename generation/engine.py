@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -124,6 +125,7 @@ class Engine:
         configured = self._llm.llm_engine.input_processor.generation_config_fields.get("eos_token_id") or ()
         ends = [configured] if isinstance(configured, int) else [*configured]
         self._end_token_ids = frozenset([self._tokenizer.eos_token_id, *ends]) - {None}
+        self._special_token_ids = frozenset(self._tokenizer.all_special_ids)
         self.health: Health = "ready"
         self.policy_version = 0
 
@@ -235,8 +237,16 @@ class Engine:
         return text[: min(cuts)] if cuts else text
 
     def _stops(self, token_ids: Sequence[int]) -> bool:
+        """Whether the text of these tokens holds a stop string, given that it did not without the last one: only so
+        many tokens at the end are looked at as a stop string can consist of."""
+        stops = self._spec.sampling.stop
+        most = max(len(stop.encode()) for stop in stops) + 4  # a token has a byte at least, the first perhaps less
+        spelt = (token for token in reversed(token_ids) if token not in self._special_token_ids)
+        end = self._tokenizer.decode([*islice(spelt, most)][::-1])
+        if not any(stop in end for stop in stops):
+            return False
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
-        return any(stop in text for stop in self._spec.sampling.stop)
+        return any(stop in text for stop in stops)
 
     # The weight-update calls bear the names of vLLM's `VLLMWeightSyncClient`, so that vLLM's trainer side can
     # drive them.

@@ -323,7 +323,7 @@ def context_length(folder: Path, trust_remote_code: bool = False) -> int:
     if not isinstance(length, int) or length < 1:
         raise ModelError(
             f"model.path = {str(folder)!r}: its config.json names no max_position_embeddings. "
-            "Set engine.max_model_len to the context length in tokens."
+            "Add it, the context length in tokens."
         )
     return length
 
