@@ -75,7 +75,7 @@ def result_and_gradients(attend: attention.Attend, nodes: int, window: int | Non
 
 @pytest.fixture
 def flex_on_cpu() -> Iterator[None]:
-    """FlexAttention refuses gradients on a CPU, for want of a kernel; what it has for eager and traced calls has them."""
+    """FlexAttention refuses gradients on a CPU, for want of a kernel: without one it has them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *_: None)
         yield
