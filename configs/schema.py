@@ -343,7 +343,8 @@ class TrainingSettings(Section):
         default=1,
         ge=0,
         le=3,
-        description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too.",
+        description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. "
+        "One rank splits nothing; in bfloat16 several split the optimizer state at 0 too.",
     )
     learning_rate: float = Field(default=1e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(

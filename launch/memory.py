@@ -1,18 +1,20 @@
 """What a run's processes hold in memory."""
 
 from configs.schema import TrainingSettings
+from trainer.update.rank import zero_stage
 
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 def rank_state_bytes(training: TrainingSettings, parameters: int, dtype: str) -> dict[str, float]:
     """What a DeepSpeed rank holds between steps, by part (ZeRO, arXiv 1910.02054, section 3.1): AdamW has two float32
-    moments, and master weights where the weights are bfloat16 or the stage splits the optimizer's state."""
-    ranks, stage, item = training.ranks, training.zero_stage, ITEM_BYTES[dtype]
+    moments, and master weights where the weights are bfloat16 or the stage splits the optimizer's state. Gradients
+    are summed in float32."""
+    ranks, stage, item = training.ranks, zero_stage(training, dtype), ITEM_BYTES[dtype]
     masters = 4 if stage or dtype == "bfloat16" else 0
     reference = parameters * item if training.beta else 0
     return {
         "weights": parameters * item / (ranks if stage >= 3 else 1) + reference,
-        "gradients": parameters * item / (ranks if stage >= 2 else 1),
+        "gradients": parameters * 4 / (ranks if stage >= 2 else 1),
         "optimizer": parameters * (8 + masters) / (ranks if stage >= 1 else 1),
     }

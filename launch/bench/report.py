@@ -23,6 +23,10 @@ NOTES = (
 )
 
 
+WORK = ("sample", "update", "forward", "backward", "optimizer")
+"""Phases that are sampling or part of an update; all others are what it takes besides."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """All measurements of one way at one policy and group size. phases: median seconds."""
@@ -89,7 +93,7 @@ def tables(sweep: Sweep, measurements: Sequence[Measurement]) -> Iterator[Table]
     phases = _table("median seconds of each phase", "policy", "group", "way", *names, "besides sampling\nand update")
     for cell in found:
         if cell.phases:
-            share = 1 - sum(cell.phases.get(name, 0.0) for name in ("sample", "update")) / sum(cell.phases.values())
+            share = 1 - sum(cell.phases.get(name, 0.0) for name in WORK) / sum(cell.phases.values())
             seconds = [_number(cell.phases[name]) for name in names]
             phases.add_row(cell.policy, str(cell.num_generations), cell.way, *seconds, f"{share:.1%}")
     yield phases

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurem
     from launch.bench.plain import DenseRank
 
     rank = DenseRank(_rank_spec(prepared))
+    parts = Parts(rank)
     ways: dict[str, Callable[..., RankReport]] = {OURS: partial(Rank.update, rank), PLAIN: rank.update}
     scorer = RewardsThatDiffer(TaskScorer(prepared.task), sweep.config.seed)
 
@@ -51,6 +53,7 @@ def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurem
         start = time.perf_counter()
         batch = pack(lessons, 1, sweep.config.training.micro_batch_tokens)
         packed = time.perf_counter()
+        parts.seconds.clear()
         report = ways[way](batch.forests[0], batch.num_samples, batch.num_tokens)
         seconds, peak = watch.read()
         return Measurement(
@@ -59,7 +62,11 @@ def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurem
             repeat=repeat,
             seconds=seconds,
             peak_mib=peak,
-            phases={"pack": packed - start, "update": seconds - (packed - start)},
+            phases={
+                "pack": packed - start,
+                **parts.seconds,
+                "rest": seconds - (packed - start) - sum(parts.seconds.values()),
+            },
             details={
                 "tree_tokens": batch.tree_tokens,
                 "dense_tokens": batch.dense_tokens,
@@ -76,6 +83,33 @@ def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurem
     for policy, size in sweep.cells():
         phase(f"updating on {sweep.prompts} × {size}, {policy}")
         yield from in_turn({way: partial(once, way, policy, size) for way in ways}, sweep.repeats)
+
+
+class Parts:
+    """Looks on while a rank updates. seconds: of the parts of its updates, since they were cleared last; of the
+    optimizer with norm and clipping."""
+
+    def __init__(self, rank: Rank) -> None:
+        import torch
+
+        self.seconds: dict[str, float] = {}
+        self._wait = torch.cuda.synchronize if rank._spec.gpu else lambda: None
+        self._watch(rank._engine, "forward", "forward")
+        self._watch(rank._engine, "backward", "backward")
+        self._watch(rank, "_step", "optimizer")
+
+    def _watch(self, owner: Any, method: str, part: str) -> None:
+        call = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._wait()
+            start = time.perf_counter()
+            result = call(*args, **kwargs)
+            self._wait()
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+            return result
+
+        setattr(owner, method, timed)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from launch.memory import ITEM_BYTES, rank_state_bytes
 from trainer.signal.advantages import Lesson, assign
 from trainer.update.forest import Forest, pack
 from trainer.update.probe import UpdateCost
+from trainer.update.rank import zero_stage
 
 LOGITS_BYTES = 3 * (64 << 20)
 """The logits of some parents, their softmax, and the gradient: `trainer.update.policy.LOGITS_AT_ONCE` each."""
@@ -82,7 +83,9 @@ def forecast(look: Look, config: Config, cost: UpdateCost, forks: bool) -> Forec
 
     passes = 1 + (1 / 3 if training.beta else 0)  # the reference model has a forward pass only
     update = tree_tokens / training.ranks * cost.seconds_per_node * passes
-    update += cost.parameters / (training.ranks if training.zero_stage else 1) * cost.seconds_per_parameter
+    update += (
+        cost.parameters / (training.ranks if zero_stage(training, cost.dtype) else 1) * cost.seconds_per_parameter
+    )
 
     size = cost.parameters * ITEM_BYTES[cost.dtype]
     micro_batch = min(training.micro_batch_tokens, tree_tokens / training.ranks)

@@ -79,6 +79,9 @@ def test_update_does_the_same_work_both_ways(tmp_path: Path, model: str) -> None
         assert rows["details"]["grad_norm"] == pytest.approx(tree["details"]["grad_norm"], rel=1e-3, abs=1e-6)
         assert rows["tokens"] == tree["tokens"]
     assert any(one["details"]["grad_norm"] > 0.1 for one in ours)
+    for one in content["measurements"]:
+        assert {"pack", "forward", "backward", "optimizer", "rest"} == one["phases"].keys()
+        assert all(seconds > 0 for seconds in one["phases"].values())
 
 
 def test_step(tmp_path: Path, kept: Kept, model: str) -> None:

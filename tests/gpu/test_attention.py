@@ -33,3 +33,33 @@ def test_flex_attention_on_a_gpu_gives_the_values_and_gradients_of_chunks(
             results.append([out.detach().cpu(), *(given.grad.cpu() for given in states if given.grad is not None)])
         for ours, theirs in zip(*results, strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2)  # TF32
+
+
+def test_forests_of_ten_lengths_compile_at_most_twice() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    attention._compiled.cache_clear()
+    for nodes in (300, 1, 7, 127, 128, 129, 256, 257, 640, 1000):
+        tree = torch.arange(1, nodes + 1, device="cuda"), torch.zeros(nodes, dtype=torch.int64, device="cuda")
+        query, key, value = (
+            torch.randn(1, heads, nodes, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+            for heads in (4, 2, 2)
+        )
+        attended = attention.attend_to(*tree)(query, key, value, None, None)
+        attended.square().sum().backward()
+        assert torch.allclose(attended, value.repeat_interleave(2, dim=1), atol=1e-2)  # each node sees itself alone
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+def test_attention_over_a_hundred_thousand_nodes_takes_no_table_of_all_pairs() -> None:
+    """In bytes that would be 16 GiB."""
+    nodes = 1 << 17
+    subtree_end = torch.full((nodes,), nodes, device="cuda")
+    depth = torch.arange(nodes, device="cuda")
+    query, key, value = (
+        torch.randn(1, heads, nodes, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for heads in (4, 2, 2)
+    )
+    torch.cuda.reset_peak_memory_stats()
+    attention.attend_to(subtree_end, depth)(query, key, value, None, None).sum().backward()
+    assert torch.cuda.max_memory_allocated() < 2 << 30

@@ -357,7 +357,10 @@ def test_memory_of_a_rank_by_stage_and_number_format() -> None:
     assert (single["weights"], single["gradients"], single["optimizer"]) == (4 * size, 4 * size, 8 * size)
     assert single["activations"] > 100 * EXAMPLE_UPDATE_COST.bytes_per_node
     mixed = parts("bfloat16", zero_stage=3, ranks=2)
-    assert (mixed["weights"], mixed["gradients"], mixed["optimizer"]) == (size, size, 6 * size)
+    assert (mixed["weights"], mixed["gradients"], mixed["optimizer"]) == (size, 2 * size, 6 * size)
+    shared = parts("bfloat16", zero_stage=0, ranks=2)  # at stage 1: see `trainer.update.rank.zero_stage`
+    assert (shared["weights"], shared["gradients"], shared["optimizer"]) == (2 * size, 4 * size, 6 * size)
+    assert parts("float32", zero_stage=3) == single  # alone
     assert parts("bfloat16", zero_stage=3, ranks=2, beta=0.1)["weights"] == size + 2 * size
     config = a_config(training={"ranks": 2}, engine={"engines": 3})
     memory = {"rank": {"weights": 10.0}, "engine": {"weights": 1.0}}

@@ -7,7 +7,6 @@ code. Every float is written as it is: a rank that goes on computes what it woul
 
 import json
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -111,27 +110,19 @@ def _adam(engine: Any) -> torch.optim.Optimizer:
     return adam
 
 
-def _masters(engine: Any) -> dict[int, Tensor] | None:
-    """Each weight's master by the weight's id, where a rank has them whole (ZeRO stage 0); None where ranks share."""
-    if engine.zero_optimization_stage():
-        return None
-    wrapper = engine.optimizer
-    if not hasattr(wrapper, "fp32_groups"):  # float32: the weights are their own masters
-        return {id(weight): weight for _, weight in _weights(engine)}
-    pairs = zip(chain(*wrapper.fp16_groups), chain(*wrapper.fp32_groups), strict=True)
-    return {id(weight): master for weight, master in pairs}
+def _is_whole(engine: Any) -> bool:
+    """Whether weights are their own masters, whole on every rank (ZeRO stage 0, which is float32)."""
+    return not engine.zero_optimization()
 
 
 def _read(engine: Any, weight: Tensor, key: str) -> Tensor:
     """The whole master, or one of its moments, on the CPU."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    masters = _masters(engine)
-    if masters is None:
-        whole = safe_get_full_fp32_param(weight) if key == MASTER else safe_get_full_optimizer_state(weight, key)
+    if _is_whole(engine):
+        whole = weight if key == MASTER else _adam(engine).state[weight][key]
     else:
-        master = masters[id(weight)]
-        whole = master if key == MASTER else _adam(engine).state[master][key]
+        whole = safe_get_full_fp32_param(weight) if key == MASTER else safe_get_full_optimizer_state(weight, key)
     copied: Tensor = whole.detach().to("cpu", copy=True).contiguous()
     return copied
 
@@ -141,17 +132,14 @@ def _write(engine: Any, weight: Any, key: str, value: Tensor) -> None:
     import deepspeed
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-    masters = _masters(engine)
     with torch.no_grad():
-        if masters is not None:
-            master = masters[id(weight)]
-            (master if key == MASTER else _adam(engine).state[master][key]).copy_(value)
-        elif key == MASTER:
-            safe_set_full_fp32_param(weight, value.to(weight.device))
-        else:
-            safe_set_full_optimizer_state(weight, value.to(weight.device), key)
-        if key != MASTER:
+        if _is_whole(engine):
+            (weight if key == MASTER else _adam(engine).state[weight][key]).copy_(value)
             return
+        if key != MASTER:
+            safe_set_full_optimizer_state(weight, value.to(weight.device), key)
+            return
+        safe_set_full_fp32_param(weight, value.to(weight.device))
         if hasattr(weight, "ds_id"):  # ZeRO stage 3: each rank keeps its part of what rank 0 writes
             with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):
                 if torch.distributed.get_rank() == 0:
@@ -167,6 +155,7 @@ def _begin(engine: Any, steps: int) -> None:
     masters = flat or [master for group in adam.param_groups for master in group["params"]]
     for master in masters:
         moments = {key: torch.zeros_like(master) for key in MOMENTS}
-        adam.state[master] = {"step": torch.tensor(float(steps)), **moments}
+        step = torch.tensor(float(steps), device=master.device)  # where a fused AdamW looks for it
+        adam.state[master] = {"step": step, **moments}
     if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):  # ZeRO stages 1 and 2: which part is whose
         wrapper._lazy_init_hp_params_optimizer_state()

@@ -25,7 +25,11 @@ POLICY_INPUTS = (
 )
 
 LOGITS_AT_ONCE = 1 << 24
-"""Elements of the logits that exist at a time: 64 MiB in float32."""
+"""Elements of the logits that exist at a time on a CPU: 64 MiB in float32."""
+
+LOGITS_SHARE = 64
+"""On a GPU they take this part of its memory. Of all of it: parts, and with them roundings, must not depend on what
+happens to be free."""
 
 
 class Policy(torch.nn.Module):
@@ -76,7 +80,7 @@ class Policy(torch.nn.Module):
         ).last_hidden_state[0, parents]
 
         # Logits of some parents at a time, computed again for the backward pass where they are not all there is.
-        at_once = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+        at_once = max(1, logits_at_once(hidden.device) // self.model.config.get_text_config().vocab_size)
         if len(parents) <= at_once:
             return self._logprobs(hidden, parent_temperature, edge_parent, edge_token)
         order = torch.argsort(edge_parent, stable=True)
@@ -99,6 +103,13 @@ class Policy(torch.nn.Module):
             logits = logits / temperature[:, None]
         logprobs: Tensor = logits.log_softmax(-1)[edge_parent, edge_token]
         return logprobs
+
+
+def logits_at_once(device: torch.device) -> int:
+    """Elements of the logits that may exist at a time on a device. Each part has a gradient of the whole head."""
+    if device.type != "cuda":
+        return LOGITS_AT_ONCE
+    return int(torch.cuda.get_device_properties(device).total_memory) // (LOGITS_SHARE * torch.float32.itemsize)
 
 
 class _Identity(torch.nn.Module):

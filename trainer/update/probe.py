@@ -103,7 +103,7 @@ def probe(
 
     master = torch.nn.Parameter(torch.zeros(BLOCK, device=device))
     master.grad = torch.ones_like(master)
-    optimizer = torch.optim.AdamW([master])
+    optimizer = torch.optim.AdamW([master], fused=True)  # as `rank.deepspeed_config` has it
     nodes = len(forest.token_ids)
     return UpdateCost(
         gpu=gpu,

@@ -1,11 +1,15 @@
 """Attention over token trees, against a mask over all pairs of nodes."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.backends.registry import lookup_backend
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -62,18 +66,113 @@ def test_chunks_see_what_the_tree_says(some: list[Lesson], window: int | None, c
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients, strict=True))
 
 
+def result_and_gradients(attend: attention.Attend, nodes: int, window: int | None) -> list[Tensor]:
+    torch.manual_seed(0)
+    given = [states(nodes, heads) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
+    out = attend(given[0], given[1], given[2], 0.3, window)
+    return [out, *torch.autograd.grad(out.sin().sum(), given)]
+
+
+@pytest.fixture
+def flex_on_cpu() -> Iterator[None]:
+    """FlexAttention refuses gradients on a CPU, for want of a kernel: without one it has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.attention.flex_attention, "_validate_device", lambda *_: None)
+        yield
+
+
+def chain_with_leaves(nodes: int) -> tuple[Tensor, Tensor]:
+    """A path of half the nodes, the others below its end."""
+    path = nodes - nodes // 2
+    ends = torch.tensor([nodes] * path + list(range(path + 1, nodes + 1)))
+    return ends, torch.tensor([*range(path), *[path] * (nodes - path)])
+
+
+@pytest.mark.usefixtures("flex_on_cpu")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@settings(max_examples=10, derandomize=True)
+@settings(max_examples=15, derandomize=True, deadline=None)
 @given(some=lessons(), window=st.sampled_from(WINDOWS))
 def test_flex_attention_sees_the_same(some: list[Lesson], window: int | None) -> None:
-    """Without its compiler, which on a CPU knows no backward pass."""
     forest = forest_of(some)
-    nodes = len(forest.token_ids)
     tree = torch.tensor(forest.subtree_end), torch.tensor(forest.position_ids)
-    with torch.no_grad():
-        query, key, value = (states(nodes, heads).detach() for heads in (HEADS, KEY_HEADS, KEY_HEADS))
-        flexed = attention.Flex(*tree, flex_attention)(query, key, value, 0.3, window)
-        assert torch.allclose(flexed, attention.Chunked(*tree)(query, key, value, 0.3, window), atol=1e-12)
+    flexed, chunked = (
+        result_and_gradients(attend, len(forest.token_ids), window)
+        for attend in (attention.Flex(*tree, flex_attention), attention.Chunked(*tree))
+    )
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(flexed, chunked, strict=True))
+
+
+@pytest.mark.usefixtures("flex_on_cpu")
+@pytest.mark.parametrize("window", WINDOWS)
+def test_flex_attention_is_compiled_once_for_all_lengths(window: int | None) -> None:
+    """Once for the first and once for any other. After eight times torch would no longer compile, and take memory for
+    all pairs."""
+    torch._dynamo.reset()
+    compilations = []
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        compilations.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    compiled = torch.compile(flex_attention, backend=counting)
+    for nodes in (300, 1, 7, 127, 128, 129, 256, 257, 640, 1000):
+        tree = chain_with_leaves(nodes)
+        flexed, chunked = (
+            result_and_gradients(attend, nodes, window)
+            for attend in (attention.Flex(*tree, compiled), attention.Chunked(*tree))
+        )
+        assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(flexed, chunked, strict=True)), nodes
+    assert 1 <= len(compilations) <= 2
+
+
+def seen_blocks(flex: attention.Flex, window: int | None) -> tuple[Tensor, Tensor]:
+    """[blocks, blocks] those that are taken with the mask, and without."""
+    mask = flex._block_mask(window)
+    assert mask.full_kv_num_blocks is not None
+    assert mask.full_kv_indices is not None
+    tables = ((mask.kv_num_blocks, mask.kv_indices), (mask.full_kv_num_blocks, mask.full_kv_indices))
+    found = []
+    for numbers, indices in tables:
+        table = torch.zeros(indices.shape[2:], dtype=torch.bool)
+        for row, number in enumerate(numbers[0, 0].tolist()):
+            table[row, indices[0, 0, row, :number].long()] = True
+        found.append(table)
+    return found[0], found[1]
+
+
+@settings(max_examples=50, derandomize=True, deadline=None)
+@given(some=lessons(), window=st.sampled_from(WINDOWS), size=st.sampled_from([1, 2, 4]))
+def test_a_block_is_left_out_where_nobody_sees_and_unmasked_where_everybody_does(
+    some: list[Lesson], window: int | None, size: int
+) -> None:
+    forest = forest_of(some)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK_NODES", size)
+        flex = attention.Flex(torch.tensor(forest.subtree_end), torch.tensor(forest.position_ids), flex_attention)
+        masked, unmasked = seen_blocks(flex, window)
+    visible = torch.eye(len(masked) * size, dtype=torch.bool)  # what is filled up sees itself
+    nodes = len(forest.token_ids)
+    visible[:nodes, :nodes] = sees(forest, window)
+    blocks = visible.view(len(masked), size, len(masked), size)
+    assert not (masked & unmasked).any()
+    assert not (blocks.any(3).any(1) & ~masked & ~unmasked).any()
+    assert not (unmasked & ~blocks.all(3).all(1)).any()
+    if window is None:  # nearest and farthest of two blocks need not be of one path
+        assert torch.equal(masked | unmasked, blocks.any(3).any(1))
+        assert torch.equal(unmasked, blocks.all(3).all(1) & ~torch.eye(len(masked), dtype=torch.bool))
+
+
+def test_blocks_of_a_large_forest_need_no_table_of_all_pairs() -> None:
+    """Of 131,072 nodes that would be 16 GiB."""
+    nodes = 1 << 17
+    subtree_end = torch.arange(1, nodes + 1)
+    subtree_end[:1000] = nodes
+    masked, unmasked = seen_blocks(
+        attention.Flex(subtree_end, torch.arange(nodes).clamp(max=1000), flex_attention), None
+    )
+    assert masked.shape == (nodes // 128,) * 2
+    assert unmasked.sum() == sum(range(1, 7)) + 7 * (1024 - 7)
+    assert masked.sum() == 1024 + (1024 - 8)
 
 
 def test_what_a_chunk_holds_grows_with_what_it_sees_and_not_with_the_forest() -> None:
