@@ -39,11 +39,11 @@ endif
 N ?= 20
 SEED ?=
 
-.PHONY: help setup demo test chaos check format clean
+.PHONY: help setup demo test chaos gpu-proof check format clean
 
 help: ## list the targets
 	@echo "Cohort: GRPO with large groups. Targets:"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '%-16s%s\n' "  $$name" "$$text"; done
 
 setup: .venv/.installed ## create .venv and install everything into it; does nothing when that is done
@@ -77,6 +77,10 @@ chaos: export OMP_NUM_THREADS := 1
 chaos: .venv/.installed ## break a run at random, and see it end as if nothing had happened: make chaos N=100 SEED=1
 	@echo "==> Breaking a run $(N) times"
 	$(BIN)/python -m tests.chaos --faults $(N) $(SEED:%=--seed %)
+
+gpu-proof: .venv/.installed ## prove on a GPU what no other machine can, in at most eight minutes: runs/gpu-proof/gpu-proof.json
+	@echo "==> Tests and benchmarks on the GPU"
+	$(BIN)/python -m tests.gpu.proof
 
 check: .venv/.installed ## formatter, linter, types and import directions, changing nothing
 	@echo "==> Format"
