@@ -93,7 +93,7 @@ class Parts:
         import torch
 
         self.seconds: dict[str, float] = {}
-        self._wait = torch.cuda.synchronize if rank._spec.gpu else lambda: None
+        self._wait: Callable[[], None] = torch.cuda.synchronize if rank._spec.gpu else lambda: None
         self._watch(rank._engine, "forward", "forward")
         self._watch(rank._engine, "backward", "backward")
         self._watch(rank, "_step", "optimizer")

@@ -55,9 +55,9 @@ def lessons(count: int, seed: int) -> tuple[Lesson, ...]:
 STEPS = (lessons(4, 1), lessons(4, 2))
 UNEVEN = (lessons(3, 3), lessons(3, 4))
 ONE = (lessons(1, 5),)
-MANY = {1: 512, 2: 320}
-"""Micro-batches on each of so many ranks. A sum of 512 terms in bfloat16, which has eight digits, gains nothing from
-another."""
+MANY = {1: 512, 2: 64}
+"""Micro-batches on each of so many ranks: powers of two, by which bfloat16 divides without rounding. A sum of 512
+terms in it gains nothing from another."""
 
 
 def recalled(lesson: Lesson) -> Lesson:
@@ -273,7 +273,7 @@ def test_gradients_of_many_micro_batches_add_up(results: Results, ranks: int, ze
     (one,) = results(1, f"one, {dtype}")
     for many in results(ranks, f"many, zero {zero_stage}, {dtype}"):
         assert many.micro_batches == (MANY[ranks],)
-        assert many.reports[0].grad_norm == pytest.approx(one.reports[0].grad_norm, rel=0.001)
+        assert many.reports[0].grad_norm == pytest.approx(one.reports[0].grad_norm, rel=1e-4)
 
 
 RESUMED = [(1, 1, "float32"), (1, 1, "bfloat16")]
