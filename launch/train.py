@@ -47,6 +47,7 @@ def trained(config: Config, folder: Path | None = None) -> tuple[int, Path]:
     with Display(config) as display:
         display.phase("reading model and data")
         prepared = prepare(config, trains=True)
+        config = prepared.config
         run_folder = replace(_folder(config, folder), tell=display.alarm)
         with run_folder.locked():
             begin = _begin_at(config, folder, run_folder, display)
@@ -140,10 +141,9 @@ class _Training:
         watch = Watch(lambda: self._interruption.requested)
         weights = (str(begin.path.absolute()), begin.record.state.policy_version) if begin else None
         try:
-            with start.processes(self._prepared, self._display.phase, watch, self._restarts, weights) as (
-                engines,
-                ranks,
-            ):
+            with start.processes(
+                self._prepared, self._display.phase, watch, self._restarts, weights, self._folder.path
+            ) as (engines, ranks):
                 keeper = Keeper(
                     config,
                     self._folder,

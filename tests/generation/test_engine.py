@@ -60,7 +60,9 @@ class Pair:
                 context_length=CONTEXT,
                 backend="shared_memory",
                 gpu=False,
-                engine=EngineSettings(**engine),
+                engine=EngineSettings(
+                    **{"engines": 1, "gpu_memory_utilization": 0.45, "enforce_eager": True} | engine
+                ),
                 sampling=SamplingSettings(),
             )
         )
