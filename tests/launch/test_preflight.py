@@ -109,7 +109,7 @@ def test_tensor_parallel_needs_gpus() -> None:
 def test_fewer_gpus_than_engines_and_ranks_need() -> None:
     given = config(4, engine={"engines": 2, "tensor_parallel_size": 2}, training={"ranks": 1})
     with pytest.raises(
-        ConfigError, match="There are 4 GPUs; engine.engines 2 × engine.tensor_parallel_size 2 and trai"
+        ConfigError, match=r"There are 4 GPUs; engine\.engines 2 × engine\.tensor_parallel_size 2 and tr"
     ):
         refuse_too_few_gpus(given, 4, trains=True)
     refuse_too_few_gpus(given, 5, trains=True)
