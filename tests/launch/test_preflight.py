@@ -10,7 +10,7 @@ from launch.preflight import refuse_misfits, refuse_too_few_gpus, refuse_too_lar
 from rewards.prompts import Prompt
 
 
-def config(gpus: int = 0, **sections: dict[str, Any]) -> Config:
+def config(gpus: int = 0, /, **sections: dict[str, Any]) -> Config:
     task = {"dataset": "d.jsonl", "reward": "r.py:f"}
     return derived(Config.model_validate({"task": task, "run": {"max_steps": 1}} | sections), gpus)
 

@@ -61,7 +61,11 @@ def nodes() -> Iterator[dict[int, str]]:
     """A Ray of this process with machines of 0, 4 and 2 GPUs; their ids, by the number of GPUs."""
     if ray.is_initialized():
         pytest.skip("this process is connected to another Ray")
-    common = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 << 20}
+    common: dict[str, Any] = {
+        "node_ip_address": "127.0.0.1",
+        "include_dashboard": False,
+        "object_store_memory": 80 << 20,
+    }
     with session() as folder, environment(cluster._settings(folder)), cluster._on_loopback(), unheard():
         RayConfig.initialize("")
         together = Cluster(shutdown_at_exit=False)
