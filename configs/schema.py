@@ -4,7 +4,7 @@ a value are made from this file. Names follow TRL and vLLM where they have one."
 import re
 from collections.abc import Iterator
 from types import NoneType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -44,6 +44,18 @@ REWARD = re.compile(r"(?P<judge>.+\.py:[A-Za-z_]\w*|[\w./~-]+(?<!\.py))( +(?P<we
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
 StopText = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    Derived = Annotated[T, "or null"]
+else:
+    Derived = T | None
+"""A setting whose null stands for a value that `configs.derived` finds. All that reads it comes after that: to type
+checkers it is never null."""
+
+NULL: Any = None
 
 
 def remedy(text: str) -> dict[str, Any]:
@@ -307,7 +319,13 @@ class SamplingSettings(Section):
 class EngineSettings(Section):
     """The vLLM engines that sample."""
 
-    engines: int = Field(default=1, ge=1, le=1000, description="vLLM engines that sample side by side.")
+    engines: Derived[int] = Field(
+        default=NULL,
+        ge=1,
+        le=1000,
+        description="vLLM engines that sample side by side. null is 1 without GPUs, and else what half of the GPUs "
+        "hold, or what training.ranks leaves, at least 1.",
+    )
     tensor_parallel_size: int = Field(default=1, ge=1, le=1000, description="GPUs that share one engine's weights.")
     max_model_len: int | None = Field(
         default=None,
@@ -315,15 +333,20 @@ class EngineSettings(Section):
         le=10 * MILLION,
         description="Tokens of prompt and completion together; null takes what the longest prompt needs.",
     )
-    gpu_memory_utilization: float = Field(
-        default=0.45, gt=0, le=1, description="Share of a GPU's memory for the engine, from 0 to 1."
+    gpu_memory_utilization: Derived[float] = Field(
+        default=NULL,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory for the engine, from 0 to 1. null is 0.9 where engines have GPUs of "
+        "their own, 0.45 where each shares one with a rank.",
     )
     kv_cache_gib: int = Field(
         default=1, ge=1, le=10_000, description="Memory for keys and values without a GPU, in GiB per engine."
     )
-    enforce_eager: bool = Field(
-        default=True,
-        description="Start at once, without compiling the model; false samples faster after minutes of compiling.",
+    enforce_eager: Derived[bool] = Field(
+        default=NULL,
+        description="Start at once, without compiling the model; false samples faster after minutes of compiling. "
+        "null is true without GPUs, false on GPUs.",
     )
     fork: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -338,7 +361,13 @@ class EngineSettings(Section):
 class TrainingSettings(Section):
     """The update."""
 
-    ranks: int = Field(default=1, ge=1, le=1000, description="DeepSpeed processes that share the update.")
+    ranks: Derived[int] = Field(
+        default=NULL,
+        ge=1,
+        le=1000,
+        description="DeepSpeed processes that share the update. null is 1 without GPUs, and else one for each GPU "
+        "that engines leave, or for each GPU if they leave none: engines and ranks share them then.",
+    )
     zero_stage: int = Field(
         default=1,
         ge=0,

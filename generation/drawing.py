@@ -134,4 +134,4 @@ def random_numbers(
         states = mixed(keys + positions.astype(np.uint64) * _GOLDEN)
         index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         bits = mixed(np.repeat(states, counts) + (index.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return np.ldexp((bits >> np.uint64(11)).astype(np.float64), -53)

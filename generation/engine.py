@@ -107,6 +107,8 @@ class Engine:
             trust_remote_code=spec.trust_remote_code,
             max_model_len=spec.context_length,
             tensor_parallel_size=engine.tensor_parallel_size,
+            # In a placement group vLLM would take Ray, and ask it for GPUs again that this process has already.
+            distributed_executor_backend="mp" if engine.tensor_parallel_size > 1 else None,
             gpu_memory_utilization=engine.gpu_memory_utilization,
             enforce_eager=engine.enforce_eager,
             enable_prefix_caching=True,

@@ -1,7 +1,9 @@
 """What an engine needs to know, of a run's checked input."""
 
+import math
 from typing import Literal
 
+from configs.schema import Config
 from generation.engine import EngineSpec
 from launch import hardware
 from launch.prepare import Prepared
@@ -24,6 +26,15 @@ def engine_spec(prepared: Prepared, backend: Backend) -> EngineSpec:
         engine=config.engine,
         sampling=config.sampling,
     )
+
+
+def time_limits(config: Config) -> dict[str, str]:
+    """vLLM's own limits where an engine is several processes, as environment variables that it reads on import: 600
+    seconds for a start and 300 for a step, whatever is configured."""
+    return {
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(config.cluster.start_timeout)),
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(math.ceil(config.cluster.sample_timeout)),
+    }
 
 
 def lone_engine_spec(prepared: Prepared) -> EngineSpec:

@@ -10,6 +10,19 @@ def has_gpu() -> bool:
     return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/dev/nvidiactl").exists()
 
 
+def gpus() -> int:
+    """NVIDIA GPUs that are visible, counted as Ray counts them."""
+    if not has_gpu():
+        return 0
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager as Manager
+
+    visible, there = (
+        Manager.get_current_process_visible_accelerator_ids(),
+        Manager.get_current_node_num_accelerators(),
+    )
+    return there if visible is None else min(there, len(visible))
+
+
 def dtype(configured: Literal["auto", "bfloat16", "float32"], gpu: bool) -> Literal["bfloat16", "float32"]:
     """`model.dtype` resolved: `auto` is bfloat16 where the hardware multiplies it fast, else float32."""
     if configured != "auto":

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from configs.derived import has_own_gpus
 from configs.errors import ConfigError
 from configs.machine import machine_bytes
 from configs.schema import Config
@@ -54,6 +55,27 @@ def refuse_too_large(config: Config, parameters: int | None, gpu: bool, trains: 
         problems += _memory_problems(config, ranks, parameters or 0, dtype, machine_bytes())
     if problems:
         raise ConfigError(*problems)
+
+
+def refuse_too_few_gpus(config: Config, gpus: int, trains: bool) -> None:
+    """Raises ConfigError: there are GPUs, and engines and ranks neither fit on them nor can share them.
+
+    config: with numbers of engines and ranks. gpus: of all machines. trains: whether ranks are started too.
+    """
+    engines, workers = config.engine.engines, config.engine.tensor_parallel_size
+    ranks = config.training.ranks if trains else 0
+    if has_own_gpus(gpus, engines, workers, ranks) or not gpus:
+        return
+    if workers > 1 or engines > ranks or gpus < ranks:
+        of_ranks = f" and training.ranks {ranks}" if ranks else ""
+        shared = (
+            f", or {ranks} if each engine shares one with a rank (engine.tensor_parallel_size 1 and no more engines "
+            "than ranks)"
+        )
+        raise ConfigError(
+            f"There are {gpus} GPUs; engine.engines {engines} × engine.tensor_parallel_size {workers}{of_ranks} need "
+            f"{engines * workers + ranks} of them{shared if ranks else ''}. Lower them, or add GPUs."
+        )
 
 
 def _core_problems(config: Config, ranks: int, cores: int) -> Iterator[str]:
@@ -158,7 +180,8 @@ def _machine_problems(config: Config, gpu: bool) -> Iterator[str]:
     if config.engine.tensor_parallel_size > 1 and not gpu:
         yield (
             f"engine.tensor_parallel_size: {config.engine.tensor_parallel_size} needs as many GPUs, and "
-            "there is none here; without one it must be 1. Leave it out, or raise engine.engines."
+            "there is none, on this machine or on the cluster that cluster.address or RAY_ADDRESS names; without one "
+            "it must be 1. Leave it out, or raise engine.engines."
         )
     if config.engine.fork == "on" and config.engine.tensor_parallel_size > 1:
         yield (

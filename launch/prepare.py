@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from configs.derived import derived
 from configs.errors import ConfigError
 from configs.schema import Config
 from launch import hardware, preflight
@@ -27,15 +28,31 @@ from trainer.update.model import (
 class Prepared:
     """Checked input of a run.
 
+    config: with a value for every setting that depends on where the run takes place. gpus: of this machine, or of the
+    configured cluster; 0 where processes run on CPUs.
     model: a folder or hub id. revision: of a hub id, the commit that all processes load.
     context_length: tokens of prompt and completion together that engines allow.
     """
 
     config: Config
+    gpus: int
     model: str
     revision: str | None
     context_length: int
     task: Task
+
+
+def gpus_of(config: Config) -> int:
+    """GPUs that the run can use: of all machines of its cluster, or of this one.
+
+    Raises ConfigError: the cluster's address is none, or does not answer.
+    """
+    address = cluster_address(config)
+    if address is None:
+        return hardware.gpus()
+    from launch.processes import cluster  # only now, for it imports Ray
+
+    return cluster.gpus(address)
 
 
 def prepare(config: Config, trains: bool = False) -> Prepared:
@@ -47,8 +64,10 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     tracking.refuse_missing_wandb(config)
-    cluster = cluster_address(config)
+    gpus = gpus_of(config)
+    config = derived(config, gpus)
     trust = config.model.trust_remote_code
+    preflight.refuse_too_few_gpus(config, gpus, trains)
 
     @cache
     def encode() -> Tokenize:
@@ -61,15 +80,15 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
     try:
         model = resolve(config.model.path, config.model.revision, config.cluster.start_timeout)
         parameters = parameter_count(model.folder)
-        if cluster is None:
-            preflight.refuse_too_large(config, parameters, hardware.has_gpu(), trains)
+        if cluster_address(config) is None:
+            preflight.refuse_too_large(config, parameters, gpus > 0, trains)
         limit = context_length(model.folder, trust)
         task = load_task(config.task, config.seed, tokenize, config.run.evaluation_prompts)
-        gpu = hardware.has_gpu() or cluster is not None
-        preflight.refuse_misfits(config, task.prompts, limit, gpu, task.held_out)
+        preflight.refuse_misfits(config, task.prompts, limit, gpus > 0, task.held_out)
         load_config(model.folder, trust)  # checks all other values; last, because it takes seconds to import torch
     except ModelError as error:
         raise ConfigError(str(error)) from error
     longest = max(len(prompt.token_ids) for prompt in (*task.prompts, *task.held_out))
     needed = longest + config.sampling.max_completion_length
-    return Prepared(config, model.name, model.revision, config.engine.max_model_len or min(limit, needed + 1), task)
+    length = config.engine.max_model_len or min(limit, needed + 1)
+    return Prepared(config, gpus, model.name, model.revision, length, task)

@@ -17,7 +17,8 @@ from rewards.task import weighted
 MAY_CHANGE = frozenset(
     {
         *("run", "cluster", "tracking"),  # sections
-        *("engine.engines", "engine.threads", "engine.gpu_memory_utilization", "engine.kv_cache_gib"),
+        *("engine.engines", "engine.threads", "engine.kv_cache_gib"),
+        *("engine.gpu_memory_utilization", "engine.enforce_eager"),
         *("training.ranks", "training.threads", "task.reward_timeout"),
     }
 )

@@ -100,10 +100,9 @@ class TrainingRun:
         watch = Watch(lambda: self._interruption.requested)
         weights = (str(begin.path.absolute()), begin.record.state.policy_version) if begin else None
         try:
-            with start.processes(self._prepared, self._display.phase, watch, self._restarts, weights) as (
-                engines,
-                ranks,
-            ):
+            with start.processes(
+                self._prepared, self._display.phase, watch, self._restarts, weights, self._folder.path
+            ) as (engines, ranks):
                 keeper = Keeper(
                     config,
                     self._folder,

@@ -22,6 +22,7 @@ def trained(config: Config, folder: Path | None = None) -> tuple[int, Path]:
     with Display(config) as display:
         display.phase("reading model and data")
         prepared = prepare(config, trains=True)
+        config = prepared.config
         run_folder = replace(_folder(config, folder), tell=display.alarm)
         with run_folder.locked():
             begin = _begin_at(config, folder, run_folder, display)

@@ -7,6 +7,7 @@ from importlib import import_module
 from rich.console import Console
 from rich.text import Text
 
+from configs.derived import derived
 from configs.errors import ConfigError
 from configs.schema import Config
 from launch.bench.measure import Measurement
@@ -47,6 +48,7 @@ def bench(arguments: Sequence[str]) -> int:
 
     phase("reading model and data")
     prepared = _prepared(sweep)
+    sweep = replace(sweep, config=prepared.config)
     measurements: list[Measurement] = []
     for measurement in import_module(f"launch.bench.{sweep.bench}").measure(sweep, prepared, phase):
         measurements.append(measurement)
@@ -65,6 +67,7 @@ def settled(sweep: Sweep) -> Config:
         sweep.config,
         sampling={"num_generations": max(sweep.sizes), "prompts_per_step": sweep.prompts},
         training={
+            "ranks": 1,
             "learning_rate": 1e-12,
             "lr_scheduler_type": "constant",
             "warmup_steps": 0,
@@ -90,4 +93,4 @@ def _prepared(sweep: Sweep) -> Prepared:
             f"--prompts: {sweep.prompts} is more than the task has; it must be at most {held}. "
             "Lower it, or raise task.size."
         )
-    return replace(prepared, config=sweep.config)
+    return replace(prepared, config=derived(sweep.config, prepared.gpus))

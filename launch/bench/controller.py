@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from configs.derived import derived
 from configs.errors import ConfigError
 from configs.schema import Config
 from launch.bench.instant import Instant, questions
@@ -170,7 +171,7 @@ def _run(load: Load) -> Run:
             "run": {"max_steps": 10**9, "target_reward": 1.0, "evaluation_prompts": 16},
         }
     )
-    return Run(config, questions(load.prompts), best_reward=1.0, dtype="float32")
+    return Run(derived(config, gpus=0), questions(load.prompts), best_reward=1.0, dtype="float32")
 
 
 def _adjusted(run: Run, **sampling: int) -> Run:

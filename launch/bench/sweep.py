@@ -177,7 +177,7 @@ def _refuse_unmeasured(sweep: Sweep) -> None:
             f"engine.tensor_parallel_size: {config.engine.tensor_parallel_size} is not measured, because such an "
             "engine cannot fork; it must be 1. Leave it out."
         )
-    if config.training.ranks > 1 and sweep.bench != "generation":
+    if (config.training.ranks or 1) > 1 and sweep.bench != "generation":
         problems.append(
             f"training.ranks: {config.training.ranks} is not measured: padded rows are not balanced over ranks; it "
             "must be 1. Leave it out."

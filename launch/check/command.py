@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from configs.derived import SHARED
 from configs.printable import printable
 from configs.schema import Config
 from generation.engine import Engine, SampleRequest
@@ -24,7 +25,7 @@ from launch.check.findings import find
 from launch.check.forecast import forecast, probe_forest
 from launch.check.look import look
 from launch.check.page import WIDTH, show
-from launch.engine_spec import lone_engine_spec
+from launch.engine_spec import lone_engine_spec, time_limits
 from launch.errors import RemoteError
 from launch.logger.display import shown
 from launch.prepare import Prepared, prepare
@@ -54,15 +55,23 @@ def check(config: Config) -> int:
     phase("reading model and data")
     prepared = prepare(config)
     task = prepared.task
-    with _site(prepared, phase) as site:
+    lone, config = _lone(prepared, config), prepared.config
+    with _site(lone, phase) as site:
         seen = look(config, task, site.generator, TaskScorer(task), phase)
         phase("timing an update")
         cost = site.cost(probe_forest(seen, config))
-    predicted = forecast(seen, config, cost, lone_engine_spec(prepared).forks)
+    predicted = forecast(seen, config, cost, lone_engine_spec(lone).forks)
     findings = find(seen, config, task, predicted)
     console.print()
     show(console, config, seen, recommend(seen, config), predicted, findings)
     return COULD_NOT if findings and findings[0].fatal else COULD
+
+
+def _lone(prepared: Prepared, config: Config) -> Prepared:
+    """With one engine, on whose GPU an update has to fit too. config: as it was given."""
+    memory = config.engine.gpu_memory_utilization or SHARED
+    engine = prepared.config.engine.model_copy(update={"engines": 1, "gpu_memory_utilization": memory})
+    return replace(prepared, config=prepared.config.model_copy(update={"engine": engine}))
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
         phase("starting the engine")
         limit = config.cluster.start_timeout
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # or the engine would listen at the network card's address
+        os.environ |= time_limits(config)
         with _quiet_start(), _within(limit, "Starting the engine", "cluster.start_timeout"):
             engine = Engine(lone_engine_spec(prepared))
 
@@ -90,8 +100,7 @@ def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
 
         yield Site(LocalEngine(engine, config.cluster.sample_timeout), here)
         return
-    single = config.model_copy(update={"engine": config.engine.model_copy(update={"engines": 1})})
-    with engines_only(replace(prepared, config=single), phase) as engines:
+    with engines_only(prepared, phase) as engines:
         (actor,) = engines.actors.values()
 
         def remotely(forest: Forest) -> UpdateCost:

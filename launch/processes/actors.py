@@ -5,8 +5,8 @@ not import torch, which settles that on import.
 """
 
 import socket
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
@@ -24,6 +24,8 @@ from trainer.update.report import RankReport
 if TYPE_CHECKING:
     from generation.buckets import Layout
     from trainer.update.weight_sync import Sender
+
+T = TypeVar("T")
 
 Listener = tuple[str, int]
 """Address and port where a process listens."""
@@ -114,20 +116,28 @@ class RankProcess:
         from trainer.update.weight_sync import sender
 
         self._client = CLIENTS[backend](engines, workers_per_engine, timeout)
-        self._sender: Sender = sender(
-            backend,
-            self._rank,
-            self._spec.rank,
-            self._client,
-            master_address=listener[0],
-            master_port=listener[1],
-            workers=len(engines) * workers_per_engine,
+        self._beside = self._client.beside if backend == "nccl" else _at_once
+        self._sender: Sender = self._beside(
+            lambda: sender(
+                backend,
+                self._rank,
+                self._spec.rank,
+                self._client,
+                master_address=listener[0],
+                master_port=listener[1],
+                workers=len(engines) * workers_per_engine,
+            )
         )
 
     def sync_weights(self, policy_version: int) -> int:
         """Sends all weights; the checksum of what was sent."""
         self._client.begin(policy_version)
-        return self._sender.send()
+        return self._beside(self._sender.send)
 
     def save(self, folder: str, policy_version: int) -> None:
         self._rank.save(folder, policy_version)
+
+
+def _at_once(work: Callable[[], T]) -> T:
+    """Without meeting engines in collectives, no call of theirs can fail unnoticed."""
+    return work()

@@ -15,6 +15,7 @@ import ray
 from ray._private import ray_constants, services
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 
 from configs.errors import ConfigError
 from configs.schema import Config
@@ -28,6 +29,8 @@ from launch.processes.session import environment, session, unheard
 LOOPBACK = "127.0.0.1"
 
 QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+ALIVE = GcsNodeInfo.GcsNodeState.Value("ALIVE")
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
 """That a cluster has to accept a connection, and to answer."""
@@ -48,33 +51,50 @@ def connected(config: Config) -> Iterator[None]:
         yield
 
 
+def gpus(address: str) -> int:
+    """GPUs of all machines of the cluster, before anything connects to it.
+
+    Raises ConfigError: it does not answer.
+    """
+    with _must_answer(address):
+        nodes = limited(lambda: _client(address).get_all_node_info(timeout=ANSWER_SECONDS), 2 * ANSWER_SECONDS)
+    alive = [node for node in nodes.values() if node.state == ALIVE]
+    return int(sum(node.resources_total["GPU"] for node in alive if "GPU" in node.resources_total))
+
+
 @contextmanager
 def _theirs(address: str) -> Iterator[None]:
-    try:
-        _refuse_silence(address)
+    with _must_answer(address):
+        _client(address)
         ray.init(address=address, **QUIET)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ConfigError(
-            f"cluster.address: {address!r} does not answer ({error}). Start a cluster with `ray start --head`, or "
-            "leave cluster.address and RAY_ADDRESS out to use this machine alone."
-        ) from error
     try:
         yield
     finally:
         _shut_down()
 
 
-def _refuse_silence(address: str) -> None:
-    """Raises what tells that no cluster answers there, before `ray.init` tries for minutes."""
+@contextmanager
+def _must_answer(address: str) -> Iterator[None]:
+    """Raises ConfigError in the place of what tells that no cluster answers there."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ConfigError(
+            f"cluster.address: {address!r} does not answer ({error}). Start a cluster with `ray start --head`, or "
+            "leave cluster.address and RAY_ADDRESS out to use this machine alone."
+        ) from error
+
+
+def _client(address: str) -> Any:
+    """Of the cluster's store. Raises what tells that no cluster answers there, where `ray.init` tries for minutes."""
     found = services.canonicalize_bootstrap_address(address) if address == "auto" else address
     assert found is not None
     host, _, port = found.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    if address != "auto":
-        try:
-            limited(lambda: GcsClient(address=address), ANSWER_SECONDS)
-        except TimeoutError:
-            raise TimeoutError(f"something listens there, and said nothing for {ANSWER_SECONDS:g} seconds") from None
+    try:
+        return limited(lambda: GcsClient(address=found), ANSWER_SECONDS)
+    except TimeoutError:
+        raise TimeoutError(f"something listens there, and said nothing for {ANSWER_SECONDS:g} seconds") from None
 
 
 @contextmanager

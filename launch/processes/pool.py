@@ -43,13 +43,23 @@ class Ranks:
         return together(list(reports.values()))
 
     def send(self, engines: Mapping[str, Any], policy_version: int) -> None:
-        """Sends the weights as `policy_version` to all of the engines, which confirm version and checksum."""
+        """Sends the weights as `policy_version` to all of the engines, which confirm version and checksum.
+
+        Raises RemoteError: ProcessError where it is known of which process. If other ranks, or rank 0, may wait for
+        the one that failed in a collective that does not end, it is of rank 0, and tells what failed first.
+        """
         phase = f"syncing the weights of policy version {policy_version}"
         timeout, setting = self._config.cluster.publish_timeout, "cluster.publish_timeout"
-        if engines != self._connected:
-            self._connect(engines, phase)
-        sent = {name: actor.sync_weights.remote(policy_version) for name, actor in self.actors.items()}
-        checksum = wait(sent, phase, timeout + GRACE, setting, watch=self._watch)["rank 0"]
+        try:
+            if engines != self._connected:
+                self._connect(engines, phase)
+            sent = {name: actor.sync_weights.remote(policy_version) for name, actor in self.actors.items()}
+            checksum = wait(sent, phase, timeout + GRACE, setting, watch=self._watch)["rank 0"]
+        except ProcessError as error:
+            meet = self._backend == "nccl" or (self._backend == "ipc" and len(self.actors) > 1)
+            if error.name in self.actors or not meet:
+                raise
+            raise type(error)(str(error), "rank 0") from error
         confirmed = {name: engine.confirm.remote(policy_version, checksum) for name, engine in engines.items()}
         wait(confirmed, phase, timeout, setting, watch=self._watch)
 

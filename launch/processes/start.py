@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,7 +12,8 @@ from launch.engine_spec import engine_spec
 from launch.prepare import Prepared
 from launch.processes.actors import EngineProcess, RankProcess
 from launch.processes.cluster import connected
-from launch.processes.placement import Placement, place
+from launch.processes.machines import refuse_strangers
+from launch.processes.placement import Placement, placed
 from launch.processes.pool import Engines, Ranks
 from launch.processes.restarts import Restarts
 from launch.processes.waiting import wait
@@ -24,9 +26,9 @@ def engines_only(prepared: Prepared, phase: Callable[[str], None]) -> Iterator[E
     """The engines, without ranks."""
     config, watch = prepared.config, Watch()
     phase("starting Ray")
-    with connected(config), ended(watch):
-        placement = place(config)
-        phase("starting the engines")
+    with connected(config), placed(prepared, trains=False) as placement, ended(watch):
+        refuse_strangers(prepared, placement)
+        phase(_starting("starting the engines", placement))
         restarts = Restarts(config.run.max_restarts, phase)
         engines = _engines(prepared, placement, EngineProcess, None, watch, restarts)
         engines.await_start()
@@ -45,7 +47,7 @@ def engines_and_ranks(
     restarts = Restarts(prepared.config.run.max_restarts, phase)
     with (
         connected(prepared.config),
-        processes(prepared, phase, Watch(), restarts, None, engine_process, rank_process) as both,
+        processes(prepared, phase, Watch(), restarts, None, None, engine_process, rank_process) as both,
     ):
         yield both
 
@@ -57,16 +59,17 @@ def processes(
     watch: Watch,
     restarts: Restarts,
     checkpoint: tuple[str, int] | None,
+    folder: Path | None,
     engine_process: type[EngineProcess] = EngineProcess,
     rank_process: type[RankProcess] = RankProcess,
 ) -> Iterator[tuple[Engines, Ranks]]:
     """The engines and the ranks on the connected cluster; leaving, they are ended.
 
-    checkpoint: to go on from, its folder and policy version.
+    checkpoint: to go on from, its folder and policy version. folder: that ranks write into, if they do.
     """
-    with ended(watch):
-        placement = place(prepared.config)
-        phase("starting engines and ranks")
+    with placed(prepared, trains=True) as placement, ended(watch):
+        refuse_strangers(prepared, placement, folder)
+        phase(_starting("starting engines and ranks", placement))
         names = [f"rank {index}" for index in range(len(placement.ranks))]
         actors = {
             name: _actor(rank_process).options(**options).remote()
@@ -77,6 +80,8 @@ def processes(
         dtype = hardware.dtype(prepared.config.model.dtype, placement.gpu)
         ranks = Ranks(actors, prepared.config, dtype, placement.backend, watch)
         engines = _engines(prepared, placement, engine_process, ranks, watch, restarts)
+        if placement.backend == "ipc":
+            engines.await_start()  # vLLM counts what others hold of its GPU as its own when it sizes its cache
         _start_ranks(prepared, placement, actors, checkpoint, watch)
         engines.await_start()
         yield engines, ranks
@@ -140,6 +145,15 @@ def _start_ranks(
     wait(calls, "starting the ranks", timeout, setting, watch=watch)
     for name in ranks:
         watch.ready(name)
+
+
+def _starting(text: str, placement: Placement) -> str:
+    """The phase, with what was chosen where there are GPUs."""
+    if not placement.gpu:
+        return text
+    engines, ranks = len(placement.engines), len(placement.ranks)
+    per_engine = f"engines: {engines} × {placement.engines[0]['num_gpus']:g} GPU"
+    return f"{text} ({per_engine}, ranks: {ranks}, weights: {placement.backend})"
 
 
 def _actor(process: type) -> Any:

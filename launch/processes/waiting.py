@@ -48,7 +48,7 @@ def wait(
             except RemoteError as error:
                 failures.append(error)
         if failures:
-            raise _cause([*failures, *_failures(pending, names, phase)])
+            raise _cause([*failures, *_failures(pending, names, phase, AFTER_A_FAILURE)])
         if watch:
             watch.look(phase, ranks_only)
         if not done and time.monotonic() >= deadline:
@@ -60,12 +60,19 @@ def wait(
     return {name: results[name] for name in calls}
 
 
-def _failures(pending: list[Any], names: Mapping[Any, str], phase: str) -> list[RemoteError]:
-    """What else fails now."""
+def raise_failures(calls: Mapping[str, Any], phase: str) -> None:
+    """Raises RemoteError, as `wait` does, if one of the calls has failed by now; the others go on."""
+    names = {reference: name for name, reference in calls.items()}
+    if _failures(list(names), names, phase, 0.0):
+        raise _cause(_failures(list(names), names, phase, AFTER_A_FAILURE))
+
+
+def _failures(pending: list[Any], names: Mapping[Any, str], phase: str, timeout: float) -> list[RemoteError]:
+    """What fails within these seconds."""
     if not pending:
         return []
     failures = []
-    done, _ = ray.wait(pending, num_returns=len(pending), timeout=AFTER_A_FAILURE)
+    done, _ = ray.wait(pending, num_returns=len(pending), timeout=timeout)
     for reference in done:
         try:
             _result(reference, names[reference], phase)

@@ -1,15 +1,23 @@
 """All engines at once, as the rank that sends them its weights sees them."""
 
 import os
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from typing import Any, TypeVar
 
 import ray
 
 from generation.buckets import BUCKET_BYTES
 from launch.processes.segment import Segment, room
-from launch.processes.waiting import wait
+from launch.processes.waiting import raise_failures, wait
+
+LOOK = 1.0
+"""Seconds between two looks at what engines have answered meanwhile."""
+
+T = TypeVar("T")
 
 
 class EngineClient:
@@ -20,7 +28,29 @@ class EngineClient:
         self._workers_per_engine = workers_per_engine
         self._timeout = timeout
         self._loading: dict[str, Any] = {}
+        self._asked: dict[str, Any] = {}
         self.begin(0)
+
+    def beside(self, work: Callable[[], T]) -> T:
+        """What `work` returns, or raises: it makes calls to the engines, and meets them in collectives.
+
+        Raises RemoteError: a call to an engine failed, or is overdue. The work goes on in a thread then, maybe for
+        ever, since a collective that the engine never enters does not end.
+        """
+        outcome: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                outcome.set_exception(error)
+
+        threading.Thread(target=run, name="weight sync", daemon=True).start()
+        while not wait_for([outcome], LOOK).done:
+            raise_failures(self._asked, self._phase)
+            if time.monotonic() > self._since + self._timeout:
+                self._wait(self._asked)
+        return outcome.result()
 
     def begin(self, policy_version: int) -> None:
         """From now on `policy_version` is synced, and the timeout counts."""
@@ -35,6 +65,7 @@ class EngineClient:
             if "rank_offset" in info:
                 info["rank_offset"] += index * self._workers_per_engine
             calls[name] = engine.init_weight_transfer_engine.remote(info)
+        self._asked = calls
         self._wait(calls)
 
     def start_weight_update(self) -> None:
@@ -52,11 +83,15 @@ class EngineClient:
         self._wait(self._all("finish_weight_update", weight_version or str(self._policy_version)))
 
     def _all(self, method: str, *arguments: Any) -> dict[str, Any]:
-        return {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
+        self._asked = {name: getattr(engine, method).remote(*arguments) for name, engine in self._engines.items()}
+        return self._asked
+
+    @property
+    def _phase(self) -> str:
+        return f"syncing the weights of policy version {self._policy_version}"
 
     def _wait(self, calls: Mapping[str, Any]) -> dict[str, Any]:
-        phase = f"syncing the weights of policy version {self._policy_version}"
-        return wait(calls, phase, self._timeout, "cluster.publish_timeout", self._since)
+        return wait(calls, self._phase, self._timeout, "cluster.publish_timeout", self._since)
 
 
 class InTurnClient(EngineClient):

@@ -65,7 +65,9 @@ class Pair:
                 context_length=CONTEXT,
                 backend="shared_memory",
                 gpu=has_gpu(),
-                engine=EngineSettings(**engine),
+                engine=EngineSettings(
+                    **{"engines": 1, "gpu_memory_utilization": 0.45, "enforce_eager": True} | engine
+                ),
                 sampling=SamplingSettings(),
             )
         )
@@ -312,7 +314,7 @@ def alike(
     return UNBIASED(logits, temperatures, truncation, same, counts)
 
 
-UNBIASED = forking.draw
+UNBIASED = drawing.draw
 
 
 @forks

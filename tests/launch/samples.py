@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from configs.derived import derived
 from configs.schema import Config
 from generation.groups import EXAMPLE_GROUP
 from launch.logger.run_folder import RunFolder
@@ -22,7 +23,7 @@ from trainer.signal.treatment import Treated
 
 def config(**sections: Any) -> Config:
     run = {"name": "sample", "max_seconds": 900, "target_reward": 0.995} | sections.pop("run", {})
-    return Config.model_validate({"task": {"name": "comparison"}, "run": run} | sections)
+    return derived(Config.model_validate({"task": {"name": "comparison"}, "run": run} | sections), gpus=0)
 
 
 _HINTS = {name: get_type_hints(StepMetrics)[name] for name, _ in declared(StepMetrics)}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from configs.derived import derived
 from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Group
@@ -97,7 +98,7 @@ def a_task(judge: Any = answered, prompts: int = 20) -> Task:
 
 def a_config(**sections: Any) -> Config:
     task = sections.pop("task", {"name": "comparison"})
-    return Config.model_validate({"task": task, "run": {"max_seconds": 900}} | sections)
+    return derived(Config.model_validate({"task": task, "run": {"max_seconds": 900}} | sections), gpus=0)
 
 
 OWN = {"dataset": "mine.jsonl", "reward": "rewards.py:mine"}

@@ -2,16 +2,17 @@ from typing import Any
 
 import pytest
 
+from configs.derived import derived
 from configs.errors import ConfigError
 from configs.schema import Config
 from launch import preflight
-from launch.preflight import refuse_misfits, refuse_too_large
+from launch.preflight import refuse_misfits, refuse_too_few_gpus, refuse_too_large
 from rewards.prompts import Prompt
 
 
-def config(**sections: dict[str, Any]) -> Config:
+def config(gpus: int = 0, /, **sections: dict[str, Any]) -> Config:
     task = {"dataset": "d.jsonl", "reward": "r.py:f"}
-    return Config.model_validate({"task": task, "run": {"max_steps": 1}} | sections)
+    return derived(Config.model_validate({"task": task, "run": {"max_steps": 1}} | sections), gpus)
 
 
 def prompts(*lengths: int) -> tuple[Prompt, ...]:
@@ -103,6 +104,22 @@ def test_tensor_parallel_needs_gpus() -> None:
     given = config(sampling={"prompts_per_step": 1}, engine={"tensor_parallel_size": 2})
     assert "engine.tensor_parallel_size: 2 needs as many GPUs" in refused(given, prompts(3), gpu=False)
     refuse_misfits(given, prompts(3), 100, gpu=True)
+
+
+def test_fewer_gpus_than_engines_and_ranks_need() -> None:
+    given = config(4, engine={"engines": 2, "tensor_parallel_size": 2}, training={"ranks": 1})
+    with pytest.raises(
+        ConfigError, match=r"There are 4 GPUs; engine\.engines 2 × engine\.tensor_parallel_size 2 and tr"
+    ):
+        refuse_too_few_gpus(given, 4, trains=True)
+    refuse_too_few_gpus(given, 5, trains=True)
+    refuse_too_few_gpus(given, 4, trains=False)
+    refuse_too_few_gpus(given, 0, trains=True)
+    three = config(2, engine={"engines": 3}, training={"ranks": 2})
+    with pytest.raises(ConfigError, match="need 5 of them, or 2 if each engine shares one with a rank"):
+        refuse_too_few_gpus(three, 2, trains=True)
+    refuse_too_few_gpus(config(2, engine={"engines": 2}, training={"ranks": 2}), 2, trains=True)
+    refuse_too_few_gpus(config(1), 1, trains=True)
 
 
 def test_all_problems_are_named_at_once() -> None:

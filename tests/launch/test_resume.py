@@ -27,7 +27,7 @@ def config(**sections: Any) -> Config:
 
 def prepared(model: Path, settings: Config, question: str = "Is 1 greater than 2?") -> Prepared:
     prompts = (Prompt("p", ({"role": "user", "content": question},), {}, tuple(map(ord, question)), question),)
-    return Prepared(settings, str(model), None, 100, Task(prompts, 1.0, None))  # type: ignore[arg-type]
+    return Prepared(settings, 0, str(model), None, 100, Task(prompts, 1.0, None))  # type: ignore[arg-type]
 
 
 @pytest.fixture

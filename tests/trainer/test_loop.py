@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from configs.derived import derived
 from configs.loading import load
 from configs.schema import Config
 from generation.engine import SampleRequest
@@ -41,7 +42,7 @@ def config(tmp_path: Any, training: dict[str, Any] | None = None, **run: Any) ->
     path = tmp_path / "recipe.yaml"
     path.write_text("task: {name: comparison}\nrun: {max_steps: 50}\n")
     sections = {"sampling": {"prompts_per_step": 2, "num_generations": 8, "max_completion_length": 2}}
-    return load(path, {**sections, "training": training or {}, "run": run})
+    return derived(load(path, {**sections, "training": training or {}, "run": run}), gpus=0)
 
 
 def with_signal(settings: Config, **signal: Any) -> Config:

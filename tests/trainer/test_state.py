@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.derived import derived
 from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Completion, Group
@@ -42,7 +43,7 @@ def run(**signal: Any) -> Run:
             "run": {"max_steps": 100, "target_reward": 0.9},
         }
     )
-    return Run(config, PROMPTS, best_reward=1.0, dtype="float32")
+    return Run(derived(config, gpus=0), PROMPTS, best_reward=1.0, dtype="float32")
 
 
 @dataclass

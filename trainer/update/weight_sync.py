@@ -96,7 +96,8 @@ class VLLMSender:
 
 def largest_weight(rank: Rank) -> int:
     """Bytes of the largest weight, whole."""
-    return max(math.prod(shape) * dtype.itemsize for _, dtype, shape in rank.metadata())
+    sizes: list[int] = [math.prod(shape) * dtype.itemsize for _, dtype, shape in rank.metadata()]
+    return max(sizes)
 
 
 def sender(

@@ -186,3 +186,20 @@ def test_a_lost_rank_is_not_the_engines_matter(world: World) -> None:
     with pytest.raises(ProcessLost, match="rank 0 is lost"):
         together.sync(1)
     assert (world.started, world.told) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("backend", "ranks", "named"),
+    [("nccl", 1, "rank 0"), ("ipc", 2, "rank 0"), ("ipc", 1, "engine 1"), ("shared_memory", 2, "engine 1")],
+)
+def test_ranks_that_wait_for_a_failed_engine_in_a_collective_start_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, backend: str, ranks: int, named: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ProcessFailed("While syncing: engine 1 failed.", "engine 1")
+
+    monkeypatch.setattr(pool, "wait", fail)
+    actors = {f"rank {index}": Actor(world, f"rank {index}") for index in range(ranks)}
+    with pytest.raises(ProcessFailed, match="engine 1 failed") as error:
+        Ranks(actors, CONFIG, "float32", backend, FakeWatch()).send({"engine 1": Actor(world, "engine 1")}, 1)
+    assert error.value.name == named

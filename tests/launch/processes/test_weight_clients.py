@@ -1,15 +1,18 @@
-"""Sending buckets to engines, without Ray: calls run when they are waited for."""
+"""Sending weights to engines, without Ray: calls run when they are waited for."""
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+import ray
 import torch
 
 from generation.buckets import pack, unpack
-from launch.processes import weight_clients
+from launch.errors import ProcessFailed, RemoteError
+from launch.processes import waiting, weight_clients
 from launch.processes.actors import EngineProcess
-from launch.processes.weight_clients import BucketClient
+from launch.processes.weight_clients import BucketClient, EngineClient
 
 
 class RecordingEngine:
@@ -80,3 +83,59 @@ def test_every_engine_gets_every_bucket(monkeypatch: pytest.MonkeyPatch, near: t
         assert set(engine.calls) == {"attach", used}
         # Segments stay from one weight sync to the next: two, of which each grew at most once.
         assert engine.calls.count("attach") <= 4
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Stands for a collective that somebody does not enter."""
+    monkeypatch.setattr(weight_clients, "LOOK", 0.01)
+    monkeypatch.setattr(waiting, "AFTER_A_FAILURE", 0.01)
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_an_engine_that_fails_is_named_at_once_while_the_sender_waits_in_a_collective(
+    never: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(reference: object) -> Any:
+        raise ray.exceptions.RayTaskError("update_weights", "Traceback ...", ValueError("no such weight"))
+
+    monkeypatch.setattr(ray, "wait", lambda references, num_returns=1, timeout=None: (references, []))
+    monkeypatch.setattr(ray, "get", failing)
+    client = EngineClient({"engine 0": Actor(True)}, 1, 300.0)
+    client.begin(7)
+
+    def send() -> None:
+        client.update_weights({})
+        never.wait(60)
+
+    with pytest.raises(
+        ProcessFailed, match="While syncing the weights of policy version 7: engine 0 failed"
+    ) as error:
+        client.beside(send)
+    assert error.value.name == "engine 0"
+
+
+def test_an_engine_that_is_late_is_named_while_the_sender_waits_in_a_collective(
+    never: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "wait", lambda references, num_returns=1, timeout=None: ([], references))
+    client = EngineClient({"engine 0": Actor(True)}, 1, 0.05)
+
+    def send() -> None:
+        client.update_weights({})
+        never.wait(60)
+
+    with pytest.raises(
+        RemoteError, match=r"engine 0 did not answer within 0.05 seconds\. .* cluster.publish_timeout"
+    ):
+        client.beside(send)
+
+
+def test_what_the_sender_returns_or_raises_comes_through() -> None:
+    client = EngineClient({}, 1, 1.0)
+    assert client.beside(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        client.beside(lambda: 1 // 0)

@@ -1,0 +1,56 @@
+"""The settings whose null depends on where a run takes place: how many processes, and how engines use a GPU."""
+
+from typing import Any
+
+from configs.schema import Config
+
+DEDICATED, SHARED = 0.9, 0.45
+"""Share of a GPU's memory for an engine that has it for itself, and for one beside a rank."""
+
+
+def derived(config: Config, gpus: int) -> Config:
+    """The configuration with a value for every setting that is `Derived`; what is set stays.
+
+    gpus: of the machine, or of all machines of the cluster.
+    """
+    engine, training = config.engine, config.training
+    engines, ranks = processes(engine.engines, training.ranks, engine.tensor_parallel_size, gpus)
+    workers = engine.tensor_parallel_size
+    dedicated = workers > 1 or has_own_gpus(gpus, engines, workers, ranks)  # of several GPUs none can be shared
+    values: dict[str, Any] = {
+        "engines": engines,
+        "gpu_memory_utilization": DEDICATED if dedicated else SHARED,
+        "enforce_eager": gpus == 0,
+    }
+    missing = {name: value for name, value in values.items() if getattr(engine, name) is None}
+    return config.model_copy(
+        update={
+            "engine": engine.model_copy(update=missing),
+            "training": training.model_copy(update={"ranks": ranks}),
+        }
+    )
+
+
+def processes(engines: int | None, ranks: int | None, workers: int, gpus: int) -> tuple[int, int]:
+    """Numbers of engines and ranks, where they are None derived from the other and the GPUs.
+
+    workers: GPUs of an engine. With one GPU an engine and a rank share it; with more each process has its own, and
+    half of the GPUs are the engines'.
+
+    >>> [processes(None, None, 1, gpus) for gpus in (0, 1, 2, 8)]
+    [(1, 1), (1, 1), (1, 1), (4, 4)]
+    >>> processes(None, None, 2, 8), processes(None, 1, 1, 8)
+    ((2, 4), (7, 1))
+    """
+    if not gpus:
+        return engines or 1, ranks or 1
+    if engines is None:
+        room = gpus - ranks if ranks else gpus // 2
+        engines = max(room // workers, 0) or (ranks if ranks and workers == 1 else 1)
+    left = gpus - engines * workers
+    return engines, ranks or (left if left > 0 else gpus)
+
+
+def has_own_gpus(gpus: int, engines: int, workers: int, ranks: int) -> bool:
+    """Whether there are GPUs, and enough for every worker of every engine and every rank to have its own."""
+    return 0 < engines * workers + ranks <= gpus
