@@ -356,6 +356,13 @@ class EngineSettings(Section):
     threads: int | None = Field(
         default=None, ge=1, le=10_000, description="CPU threads per engine; null shares out the cores."
     )
+    vllm: dict[Name, bool | int | float | str] = Field(
+        default={},
+        max_length=100,
+        description="More arguments of vLLM's LLM, as in {max_num_seqs: 64, kv_cache_dtype: fp8}; those that Cohort "
+        "gives itself are refused.",
+        json_schema_extra=remedy("Write it as {max_num_seqs: 64}, or leave it out for none."),
+    )
 
 
 class TrainingSettings(Section):
@@ -682,6 +689,22 @@ TEMPLATE_OWN = {
 }
 """Arguments of transformers' `apply_chat_template` itself."""
 
+VLLM_OWN = {
+    "model": "model.path",
+    "revision": "model.revision",
+    "dtype": "model.dtype",
+    "trust_remote_code": "model.trust_remote_code",
+    "max_model_len": "engine.max_model_len",
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+    "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    "enforce_eager": "engine.enforce_eager",
+    "kv_cache_memory_bytes": "engine.kv_cache_gib",
+    **dict.fromkeys(("tokenizer_revision", "distributed_executor_backend", "enable_prefix_caching"), ""),
+    **dict.fromkeys(("enable_chunked_prefill", "async_scheduling", "logits_processors", "kv_transfer_config"), ""),
+    **dict.fromkeys(("logprobs_mode", "weight_transfer_config", "worker_extension_cls", "block_size"), ""),
+}
+"""Arguments of vLLM's `LLM` that the engine gives, and the settings that they follow, if any."""
+
 
 def _conflicts(config: Config) -> Iterator[str]:
     """Settings that are fine one by one and cannot work together."""
@@ -716,6 +739,9 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"({run.max_steps}): the learning rate would never reach its peak. Lower it, or raise "
             "run.max_steps."
         )
+    if own := sorted(VLLM_OWN.keys() & config.engine.vllm.keys()):
+        instead = f", and set {VLLM_OWN[own[0]]}" if VLLM_OWN[own[0]] else ""
+        yield f"engine.vllm: {own[0]} is not allowed: Cohort gives it itself. Leave it out{instead}."
     if own := sorted(TEMPLATE_OWN & config.model.chat_template_kwargs.keys()):
         yield (
             f"model.chat_template_kwargs: {own[0]} is not allowed: Cohort gives it itself. Leave it out, and name "

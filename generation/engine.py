@@ -2,8 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Literal
 
@@ -79,6 +80,14 @@ class EngineSpec:
         return variables
 
 
+def unknown_arguments(names: Iterable[str]) -> dict[str, list[str]]:
+    """Which of these are no arguments of vLLM's `LLM`, each with those that have similar names. Imports vLLM."""
+    from vllm import EngineArgs
+
+    known = [field.name for field in fields(EngineArgs)]
+    return {name: get_close_matches(name, known, n=2) for name in names if name not in known}
+
+
 class Engine:
     """vLLM in this process. Refuses to sample between the start and the finish of a weight update (`torn`) and
     after one that failed (`poisoned`): its weights are then a mixture of two versions."""
@@ -122,6 +131,7 @@ class Engine:
             weight_transfer_config={"backend": weights.backend(spec.backend)},
             worker_extension_cls="generation.weights.LoadedChecksum",
             block_size=32,
+            **engine.vllm,  # type: ignore[arg-type]
         )
         self._tokenizer = self._llm.get_tokenizer()
         configured = self._llm.llm_engine.input_processor.generation_config_fields.get("eos_token_id") or ()

@@ -8,6 +8,7 @@ from configs.derived import has_own_gpus
 from configs.errors import ConfigError
 from configs.machine import machine_bytes
 from configs.schema import Config
+from generation.engine import unknown_arguments
 from launch import hardware
 from launch.memory import ITEM_BYTES, rank_state_bytes
 from rewards.prompts import Prompt
@@ -38,6 +39,19 @@ def refuse_misfits(
         *_held_out_problems(config, task_prompts, held_out),
         *_length_problems(config, (*task_prompts, *held_out), context_length),
         *_machine_problems(config, gpu),
+    ]
+    if problems:
+        raise ConfigError(*problems)
+
+
+def refuse_unknown_arguments(config: Config) -> None:
+    """Raises ConfigError: `engine.vllm` names what vLLM does not know. Imports vLLM if there is anything to check."""
+    if not config.engine.vllm:
+        return
+    problems = [
+        f"engine.vllm: vLLM's LLM has no argument {name}. "
+        + (f"Did you mean {' or '.join(near)}?" if near else "Correct it, or leave it out.")
+        for name, near in unknown_arguments(config.engine.vllm).items()
     ]
     if problems:
         raise ConfigError(*problems)

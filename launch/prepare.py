@@ -85,6 +85,7 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
         limit = context_length(model.folder, trust)
         task = load_task(config.task, config.seed, tokenize, config.run.evaluation_prompts)
         preflight.refuse_misfits(config, task.prompts, limit, gpus > 0, task.held_out)
+        preflight.refuse_unknown_arguments(config)
         load_config(model.folder, trust)  # checks all other values; last, because it takes seconds to import torch
     except ModelError as error:
         raise ConfigError(str(error)) from error

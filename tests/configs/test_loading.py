@@ -31,6 +31,16 @@ def test_what_is_dumped_loads_back_equal(recipe: Path, tmp_path: Path) -> None:
     assert load(write(tmp_path, dump(config))) == config
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"), [("max_model_len", "and set engine.max_model_len"), ("block_size", "Leave it out.")]
+)
+def test_what_an_engine_gives_vllm_itself_is_not_passed_on(name: str, instead: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(COMPARISON, {"engine": {"vllm": {"max_num_seqs": 8, name: 64}}})
+    assert f"engine.vllm: {name} is not allowed" in str(error.value)
+    assert instead in str(error.value)
+
+
 def test_comparison_is_a_recipe() -> None:
     assert COMPARISON in RECIPES
 

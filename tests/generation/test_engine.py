@@ -5,7 +5,6 @@ tied embeddings. The last test runs them all again in a process with another eng
 """
 
 import copy
-import functools
 import os
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import vllm
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -96,10 +94,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """vLLM binds threads to cores and sets environment variables: other tests get the process back as it was."""
     cores, environment, threads = os.sched_getaffinity(0), dict(os.environ), torch.get_num_threads()
     folder = make_tiny_model(tmp_path_factory.mktemp("model"), tied=ENGINE != "stock")
-    with pytest.MonkeyPatch.context() as patch:
-        if ENGINE == "cramped":
-            patch.setattr(vllm, "LLM", functools.partial(vllm.LLM, **CRAMPED))
-        pair = Pair(folder, fork="off" if ENGINE == "stock" else "auto")
+    pair = Pair(folder, fork="off" if ENGINE == "stock" else "auto", vllm=CRAMPED if ENGINE == "cramped" else {})
     yield pair
     os.sched_setaffinity(0, cores)
     os.environ.clear()

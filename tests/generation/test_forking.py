@@ -1,5 +1,6 @@
 """The parts of sampling and of weight sync that need no engine."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import vllm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.schema import VLLM_OWN, EngineSettings, SamplingSettings
 from generation.buckets import pack, unpack
 from generation.checksum import MODULUS, checksum, term
 from generation.drawing import Truncation
-from generation.engine import distinct, seed_of
+from generation.engine import Engine, EngineSpec, distinct, seed_of
 from generation.forking import Branch, Split
 from generation.groups import Completion
+from generation.handover import SHARE
 
 # Branches
 
@@ -106,6 +110,39 @@ def test_seeds_are_63_bits_and_differ_with_every_part() -> None:
     assert len(seeds) == 150
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(0, "x") == seed_of(0, "x")
+
+
+# What vLLM is given
+
+
+@pytest.mark.parametrize(("gpu", "forks"), [(False, True), (False, False), (True, True)])
+def test_what_an_engine_gives_vllm_is_what_settings_may_not(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, forks: bool
+) -> None:
+    given: dict[str, Any] = {}
+
+    def llm(**arguments: Any) -> None:
+        given.update(arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr(vllm, "LLM", llm)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    settings = EngineSettings(
+        engines=1,
+        gpu_memory_utilization=0.5,
+        enforce_eager=True,
+        fork="auto" if forks else "off",
+        vllm={"max_num_seqs": 3},
+    )
+    spec = EngineSpec("m", None, "float32", False, 64, "ipc", gpu, settings, SamplingSettings())
+    with pytest.raises(InterruptedError):
+        Engine(spec)
+    assert given.pop("max_num_seqs") == 3
+    assert set(given) == set(VLLM_OWN)
+    assert (given["kv_transfer_config"] is not None) == (forks and not gpu)  # a GPU computes the block again
+    assert (spec.environment().get("VLLM_USE_V2_MODEL_RUNNER") == "0") == forks
+    bytes_of_cache = given["kv_cache_memory_bytes"]
+    assert bytes_of_cache is None if gpu else bytes_of_cache == (1 << 30) * (1 - SHARE if forks else 1)
 
 
 # Buckets and checksums

@@ -189,3 +189,10 @@ def test_what_ranks_hold_follows_from_the_zero_stage(stage: int, need: float) ->
     )
     assert f"{need + 4:.1f} GiB in all" in message
     refuse_too_large(config(engine={"kv_cache_gib": 1}, **sections), GIB, gpu=False, trains=False)
+
+
+def test_arguments_that_vllm_does_not_know() -> None:
+    preflight.refuse_unknown_arguments(config(engine={"vllm": {"max_num_seqs": 8}}))
+    with pytest.raises(ConfigError) as error:
+        preflight.refuse_unknown_arguments(config(engine={"vllm": {"max_num_sequences": 8}}))
+    assert "engine.vllm: vLLM's LLM has no argument max_num_sequences. Did you mean max_num_seqs" in str(error.value)

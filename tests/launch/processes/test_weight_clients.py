@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -12,7 +14,9 @@ from generation.buckets import pack, unpack
 from launch.errors import ProcessFailed, RemoteError
 from launch.processes import waiting, weight_clients
 from launch.processes.actors import EngineProcess
-from launch.processes.weight_clients import BucketClient, EngineClient
+from launch.processes.weight_clients import BucketClient, EngineClient, InTurnClient
+from trainer.update import weight_sync
+from trainer.update.weight_sync import IPC_BUFFER_BYTES
 
 
 class RecordingEngine:
@@ -83,6 +87,37 @@ def test_every_engine_gets_every_bucket(monkeypatch: pytest.MonkeyPatch, near: t
         assert set(engine.calls) == {"attach", used}
         # Segments stay from one weight sync to the next: two, of which each grew at most once.
         assert engine.calls.count("attach") <= 4
+
+
+class LateInTurnClient(InTurnClient):
+    def _wait(self, calls: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: call() for name, call in calls.items()}
+
+
+def test_over_ipc_a_buffer_is_read_before_it_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One buffer for all buckets, as vLLM's sender has it; memory of this process in the place of a GPU's."""
+    monkeypatch.setattr(ray, "put", lambda value: value)
+    engine = Actor(near=False)
+    client = LateInTurnClient({"engine 0": engine}, 1, 1.0)
+    buffer = torch.zeros(4)
+    for number in (1.0, 2.0):
+        buffer.fill_(number)
+        ((data, layout),) = pack([(f"weight {number}", buffer)])
+        shared = (buffer.numpy().view(np.uint8),) if len(data) == 1 else data
+        client.update_weights({"data": shared, "layout": layout})
+    assert [weight.tolist() for weight in engine.engine.weights.values()] == [[1.0] * 4, [2.0] * 4]
+
+
+@pytest.mark.parametrize(
+    ("weights", "buffer"), [([(8,), (3, 5)], IPC_BUFFER_BYTES), ([(8,), (151_936, 4096)], 151_936 * 4096 * 2)]
+)
+def test_over_ipc_the_buffer_holds_the_largest_weight(
+    monkeypatch: pytest.MonkeyPatch, weights: list[tuple[int, ...]], buffer: int
+) -> None:
+    rank = SimpleNamespace(metadata=lambda: [(str(shape), torch.bfloat16, shape) for shape in weights])
+    monkeypatch.setattr(weight_sync, "VLLMSender", lambda rank, client, info: info)
+    info: Any = weight_sync.sender("ipc", rank, 0, None, master_address="", master_port=0, workers=1)  # type: ignore[arg-type]
+    assert info.packed and info.packed_buffer_size_bytes == buffer
 
 
 @pytest.fixture
