@@ -57,6 +57,17 @@ def refuse_unknown_arguments(config: Config) -> None:
         raise ConfigError(*problems)
 
 
+def refuse_uneven_heads(config: Config, heads: int | None) -> None:
+    """Raises ConfigError: an engine's GPUs cannot share the model's attention heads evenly. heads: None if unknown."""
+    workers = config.engine.tensor_parallel_size
+    if heads and heads % workers:
+        even = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
+        raise ConfigError(
+            f"engine.tensor_parallel_size: {workers} does not divide the {heads} attention heads of "
+            f"{config.model.path}. It must be one of {even}."
+        )
+
+
 def refuse_too_large(config: Config, parameters: int | None, gpu: bool, trains: bool) -> None:
     """Raises ConfigError with figures: what is to be started cannot fit this machine.
 

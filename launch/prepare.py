@@ -86,7 +86,9 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
         task = load_task(config.task, config.seed, tokenize, config.run.evaluation_prompts)
         preflight.refuse_misfits(config, task.prompts, limit, gpus > 0, task.held_out)
         preflight.refuse_unknown_arguments(config)
-        load_config(model.folder, trust)  # checks all other values; last, because it takes seconds to import torch
+        # It checks all other values; last, because it takes seconds to import torch.
+        text = load_config(model.folder, trust).get_text_config()
+        preflight.refuse_uneven_heads(config, getattr(text, "num_attention_heads", None))
     except ModelError as error:
         raise ConfigError(str(error)) from error
     longest = max(len(prompt.token_ids) for prompt in (*task.prompts, *task.held_out))

@@ -196,3 +196,13 @@ def test_arguments_that_vllm_does_not_know() -> None:
     with pytest.raises(ConfigError) as error:
         preflight.refuse_unknown_arguments(config(engine={"vllm": {"max_num_sequences": 8}}))
     assert "engine.vllm: vLLM's LLM has no argument max_num_sequences. Did you mean max_num_seqs" in str(error.value)
+
+
+def test_gpus_that_cannot_share_the_heads_evenly() -> None:
+    for workers in (1, 2, 3, 6):
+        preflight.refuse_uneven_heads(config(8, engine={"tensor_parallel_size": workers}), 6)
+    preflight.refuse_uneven_heads(config(8, engine={"tensor_parallel_size": 4}), None)
+    with pytest.raises(ConfigError) as error:
+        preflight.refuse_uneven_heads(config(8, engine={"tensor_parallel_size": 4}), 6)
+    assert "engine.tensor_parallel_size: 4 does not divide the 6 attention heads of smollm2-135m" in str(error.value)
+    assert "one of 1, 2, 3, 6." in str(error.value)
