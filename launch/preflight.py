@@ -58,7 +58,10 @@ def refuse_unknown_arguments(config: Config) -> None:
 
 
 def refuse_uneven_heads(config: Config, heads: int | None) -> None:
-    """Raises ConfigError: an engine's GPUs cannot share the model's attention heads evenly. heads: None if unknown."""
+    """Raises ConfigError: an engine's GPUs cannot share the model's attention heads evenly.
+
+    heads: None if unknown.
+    """
     workers = config.engine.tensor_parallel_size
     if heads and heads % workers:
         even = ", ".join(str(number) for number in range(1, heads + 1) if heads % number == 0)
