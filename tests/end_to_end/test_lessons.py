@@ -57,8 +57,11 @@ def run(name: str, kept: Kept, model: str, tmp_path: Path) -> tuple[int, str, di
         settings["task.few_shot"] = "0"
     if name == "format_unknown_healthy":
         settings["task.name"] = "comparison"  # whose format this model knows without examples
-    if name != "learning_rate_too_low":
-        settings["training.learning_rate"] = "5e-2" if name == "learning_rate_too_high" else "2e-3"
+    if name == "learning_rate_too_high":
+        # So small a model often ends where it says Yes to all questions, which pays more than it did at first.
+        settings |= {"training.learning_rate": "0.2", "seed": "3"}
+    elif name != "learning_rate_too_low":
+        settings["training.learning_rate"] = "2e-3"
     arguments = [word for key, value in settings.items() for word in (f"--{key}", value)]
     status, out, err = kept.cohort("train", str(LESSONS / f"{name}.yaml"), *arguments, cwd=ROOT)
     path = tmp_path / name / "summary.json"

@@ -16,7 +16,7 @@ class Stub:
     def where(self) -> tuple[str, list[int], float]:
         """Ray's id of the machine, the GPUs, and when it was loaded."""
         context = ray.get_runtime_context()
-        return context.get_node_id(), [int(gpu) for gpu in context.get_accelerator_ids()["GPU"]], self.loaded
+        return context.get_node_id(), sorted(int(gpu) for gpu in context.get_accelerator_ids()["GPU"]), self.loaded
 
 
 class StubEngine(Stub):

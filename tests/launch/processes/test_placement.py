@@ -66,7 +66,13 @@ def nodes() -> Iterator[dict[int, str]]:
         "include_dashboard": False,
         "object_store_memory": 80 << 20,
     }
-    with session() as folder, environment(cluster._settings(folder)), cluster._on_loopback(), unheard():
+    visible = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}  # a machine cannot have more than are visible
+    with (
+        session() as folder,
+        environment({**cluster._settings(folder), **visible}),
+        cluster._on_loopback(),
+        unheard(),
+    ):
         RayConfig.initialize("")
         together = Cluster(shutdown_at_exit=False)
         together.add_node(num_cpus=1, num_gpus=0, temp_dir=str(folder / "ray"), **common)
