@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ with session() as folder:
     print(folder, flush=True)
     time.sleep(100)
 """
+
+
+def guards_of(folder: Path) -> list[int]:
+    """Processes that began as the guard of the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # ended meanwhile, as those of other tests do
+            if f"guard.py\0{folder}".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def marked(folder: Path) -> list[int]:
@@ -87,11 +98,8 @@ def test_nothing_outlives_an_owner_that_is_killed(stopped: bool) -> None:
 
 def test_the_guard_hears_no_signal() -> None:
     with session() as folder:
-        (watching,) = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if f"guard.py\0{folder}".encode() in path.read_bytes()
-        ]
+        until(lambda: len(guards_of(folder)) == 1)
+        (watching,) = guards_of(folder)
         for number in JOB_SIGNALS:
             os.kill(watching, number)
         time.sleep(0.2)

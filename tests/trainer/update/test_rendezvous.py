@@ -5,6 +5,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -17,10 +18,13 @@ TIMEOUT = timedelta(seconds=20)
 def meet(rendezvous: str) -> list[bytes]:
     """What the ranks read of each other."""
 
+    done = Barrier(2)
+
     def rank(number: int) -> bytes:
         met = store(rendezvous, number, 2, TIMEOUT)
         met.set(f"from {number}", f"rank {number}")
         read: bytes = met.get(f"from {1 - number}")
+        done.wait(20)  # rank 0's store serves the other, and is gone with it
         return read
 
     with ThreadPoolExecutor(2) as both:
