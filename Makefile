@@ -44,7 +44,7 @@ SEED ?=
 help: ## list the targets
 	@echo "Cohort: GRPO with large groups. Targets:"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '%-16s%s\n' "  $$name" "$$text"; done
+		printf '%-19s%s\n' "  $$name" "$$text"; done
 
 setup: .venv/.installed ## create .venv and install everything into it; does nothing when that is done
 	@echo "==> .venv is ready"

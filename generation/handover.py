@@ -82,7 +82,7 @@ class PartialBlockHandover(KVConnectorBase_V1):
         self._caches: list[torch.Tensor] = []
         self._blocks: dict[int, list[int]] = {}
         self._copies: weakref.WeakSet[PartialBlock] = weakref.WeakSet()
-        self._most_copies = int(kv_cache_config.num_blocks * SHARE / (1 - SHARE))
+        self._most_copies = most_copies(kv_cache_config.num_blocks)
 
     # Scheduler side
 
@@ -157,6 +157,11 @@ class PartialBlockHandover(KVConnectorBase_V1):
 
     def wait_for_save(self) -> None:
         pass
+
+
+def most_copies(num_blocks: int) -> int:
+    """How many copies fit beside vLLM's blocks, which have the rest of the memory."""
+    return int(num_blocks * SHARE / (1 - SHARE))
 
 
 def copy_partial_block(ticket: int, length: int) -> PartialBlock | None:

@@ -93,6 +93,18 @@ def test_rows_have_temperatures_of_their_own(temperature: float) -> None:
         np.testing.assert_allclose(row_of(drawn, row)[2], row_of(again, 0)[2], atol=1e-6)
 
 
+@pytest.mark.parametrize("truncation", [Truncation(top_k=2), Truncation(top_p=0.6), Truncation(min_p=0.5)])
+def test_what_truncation_excludes_is_never_drawn_and_the_rest_as_often_as_before(truncation: Truncation) -> None:
+    weights = np.array([0.05, 0.4, 0.05, 0.3, 0.2])
+    drawn = draw(
+        log_of(weights.tolist())[None], [1.0], truncation, np.random.default_rng(0).random(5000), np.array([5000])
+    )
+    tokens, counts, logprobs = row_of(drawn, 0)
+    assert set(tokens) == allowed(weights, truncation) != set(range(5))
+    assert abs(surprise(counts, weights[tokens])) < SUSPICIOUS
+    np.testing.assert_allclose(logprobs, np.log(weights[tokens]), atol=1e-6)  # of all tokens
+
+
 def test_temperature_0_takes_the_likeliest_beside_rows_that_draw() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
     drawn = draw(logits, [0.0, 1.0], Truncation(top_p=0.5), np.array([0.99, 0.99, 0.01]), np.array([2, 1]))

@@ -1,6 +1,7 @@
 """The parts of sampling and of weight sync that need no engine."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from generation.drawing import Truncation
 from generation.engine import Engine, EngineSpec, distinct, seed_of
 from generation.forking import Branch, Split
 from generation.groups import Completion
-from generation.handover import SHARE
+from generation.handover import SHARE, PartialBlockHandover, most_copies
 
 # Branches
 
@@ -110,6 +111,20 @@ def test_seeds_are_63_bits_and_differ_with_every_part() -> None:
     assert len(seeds) == 150
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(0, "x") == seed_of(0, "x")
+
+
+# Copies of partial blocks
+
+
+def test_copies_are_as_many_as_their_share_of_the_cache_holds() -> None:
+    """70 blocks are 7/8 of the memory: 10 copies fit into the other eighth, and one that nobody holds makes room."""
+    connector = object.__new__(PartialBlockHandover)
+    connector._block_size, connector._blocks, connector._caches = 4, {1: [3]}, [torch.ones(5, 2)]
+    connector._copies, connector._most_copies = weakref.WeakSet(), most_copies(70)
+    held = [connector.copy(1, 2) for _ in range(12)]
+    assert [copy is not None for copy in held] == [True] * 10 + [False] * 2
+    held.pop(0)
+    assert connector.copy(1, 2) is not None
 
 
 # What vLLM is given
