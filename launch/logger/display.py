@@ -1,13 +1,14 @@
 """What a run shows while it goes on, and at its end."""
 
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -50,7 +51,7 @@ class Display:
 
     def __init__(self, config: Config, console: Console | None = None) -> None:
         self._config = config
-        self._console = console or default_console()
+        self._console = console or default_console(Outlived(sys.stdout))
         self._stage: tuple[str, float] | None = None  # text, and when it began
         self._step: tuple[StepMetrics, float] | None = None  # the latest, and when it came
         self._rewards: list[float] = []
@@ -198,15 +199,46 @@ def sparkline(values: Sequence[float], width: int, best: float) -> str:
     return "".join(BLOCKS[round(part * (len(BLOCKS) - 1))] for part in share)
 
 
-def default_console() -> Console:
-    """Standard output, which may be a file or a pipe, and may not know every character of an answer."""
+class Outlived:
+    """A stream that may be closed, full or hung up long before the run is done: what follows is dropped, and the
+    run goes on (its folder has every figure)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError:
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _drop(self) -> None:
+        """What the stream holds already must go somewhere, or Python ends with status 120."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+def default_console(file: Any = None) -> Console:
+    """Standard output, which may be a file or a pipe, and may not know every character of an answer. file: what to
+    write to in its place."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if sys.stdout.isatty():
-        return Console()
+        return Console(file=file)
     if Console().is_jupyter and find_spec("ipywidgets"):
         return Console(width=WIDTH, force_interactive=True)
-    return Console(width=WIDTH, force_interactive=False)
+    return Console(file=file, width=WIDTH, force_interactive=False)
 
 
 def _kinds(metrics: StepMetrics) -> Text:

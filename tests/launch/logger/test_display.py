@@ -1,4 +1,5 @@
 import io
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -177,3 +178,19 @@ def test_text_of_others_cannot_disturb_the_table(tmp_path: Path) -> None:
 )
 def test_sparkline(values: list[float], curve: str) -> None:
     assert sparkline(values, width=4, best=1.0) == curve
+
+
+@pytest.mark.parametrize("stream", ["pipe that nobody reads", "full disk"])
+def test_a_run_outlives_its_output(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if stream == "full disk":
+        writing = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with Display(samples.config()) as display:
+            display.phase("starting engines")
+            display.step(samples.metrics(1))
+            display.alarm("nobody sees this")
+        output.flush()  # as Python does at its end
