@@ -58,8 +58,8 @@ def main(output: Path, minutes: float) -> int:
 
 
 def _demo(output: Path, until: float) -> dict[str, Any]:
-    """The run of `make demo`, without compiling its engine; its steps, seconds, reward, and the median share of a step
-    outside sampling and update."""
+    """The run of `make demo`, without compiling its engine; its steps, seconds, reward, and the median share of a
+    step outside sampling and update."""
     words = ["--engine.enforce_eager", "true", "--run.directory", str(output), "--run.name", "demo"]
     done = _run("-m", "launch", "train", "configs/comparison.yaml", *words, until=until)
     folder = output / "demo"
