@@ -24,7 +24,7 @@ usage: cohort COMMAND ...
   cohort check CONFIG [--section.key value ...]   look before training: could this run learn?
   cohort eval  CONFIG [--section.key value ...]   evaluate a model: greedy and sampled
   cohort report RUN... [--output FILE]            write one HTML page about one or several runs
-  cohort bench WHAT [CONFIG] [--option value ...] measure generation, update, step (beside the plain way), controller
+  cohort bench WHAT [CONFIG] [--option value ...] measure generation, update, step; learning beside TRL
   cohort tasks                                    list the built-in tasks
 
 CONFIG is a YAML file, for example configs/comparison.yaml.

@@ -21,19 +21,18 @@ WIDTH = 132
 
 def bench(arguments: Sequence[str]) -> int:
     """Measures as asked; the exit status."""
-    if arguments and arguments[0] == "controller":
-        from launch.bench import controller
-
-        return controller.bench(arguments[1:])
+    if arguments and arguments[0] in ("controller", "learn"):
+        command = import_module(f"launch.bench.{arguments[0]}")
+        return int(command.bench(arguments[1:]))
     if not arguments or {"-h", "--help"} & {*arguments}:
         print(HELP)
         return 0 if arguments else 2
     sweep = parse_sweep(arguments)
     sweep = replace(sweep, config=settled(sweep))
     if sweep.peer:
-        from launch.bench.step import require_peer
+        from launch.bench import trl_peer
 
-        require_peer()
+        trl_peer.require()
     sweep.output.mkdir(parents=True, exist_ok=True)
     quiet()
 

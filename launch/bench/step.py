@@ -1,19 +1,13 @@
 """`cohort bench step`: whole steps through the processes of `cohort train`."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError
-from launch import hardware
 from launch.bench import trl_peer
 from launch.bench.generation import Phase
 from launch.bench.measure import OURS, PLAIN, TRL, Measurement, counted, peak_mib, reset_peak
@@ -36,15 +30,6 @@ from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
 from trainer.update.report import RankReport
-
-
-def require_peer() -> None:
-    """Raises ConfigError: TRL is not installed."""
-    if find_spec("trl") is None:
-        raise ConfigError(
-            "--peer trl needs the package trl, which is not installed. Install it with "
-            "`.venv/bin/uv pip install --python .venv/bin/python trl==1.13.0`, or leave --peer out."
-        )
 
 
 def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurement]:
@@ -162,42 +147,17 @@ class Collector:
 
 def _trl(sweep: Sweep, prepared: Prepared, policy: str, size: int) -> Iterator[Measurement]:
     """Steps of TRL's trainer in a process of its own."""
-    config, gpu = prepared.config, hardware.has_gpu()
-    prompts = prepared.task.prompts[: sweep.prompts]
-    width = max(len(prompt.token_ids) for prompt in prompts) + config.sampling.max_completion_length
-    rows = max(1, config.training.micro_batch_tokens // width)
-    job = trl_peer.Job(
-        model=prepared.model,
-        dtype=hardware.dtype(config.model.dtype, gpu),
-        gpu=gpu,
-        prompts=[[dict(message) for message in prompt.messages] for prompt in prompts],
-        num_generations=size,
-        micro_batch=max(n for n in range(1, rows + 1) if size * len(prompts) % n == 0),
-        repeats=sweep.repeats,
-        temperature=POLICIES[policy],
-        top_p=config.sampling.top_p,
-        top_k=config.sampling.top_k,
-        min_p=config.sampling.min_p,
-        max_completion_length=config.sampling.max_completion_length,
-        learning_rate=config.training.learning_rate,
-        gradient_checkpointing=config.training.gradient_checkpointing,
-        seed=config.seed,
-    )
+    config, prompts = prepared.config, prepared.task.prompts[: sweep.prompts]
+    job = trl_peer.job_of(prepared, prompts, size, POLICIES[policy], sweep.repeats)
     with tempfile.TemporaryDirectory() as folder:
-        here, there = Path(folder, "job.json"), Path(folder, "steps.json")
-        here.write_text(json.dumps(asdict(job)))
-        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
-        threads = {"OMP_NUM_THREADS": str(config.training.threads)} if config.training.threads else {}
-        done = subprocess.run(
-            [sys.executable, "-m", "launch.bench.trl_peer", str(here), str(there)],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": path} | threads,
-            capture_output=True,
-            text=True,
-            timeout=config.cluster.update_timeout * (sweep.repeats + 1),
-        )
-        if done.returncode:
-            raise RemoteError(f"While measuring TRL: its process failed.\n{done.stderr[-4000:]}")
+        there = Path(folder, "steps.json")
+        process = trl_peer.started(job, Path(folder), there, threads=config.training.threads)
+        try:
+            process.wait(config.cluster.update_timeout * (sweep.repeats + 1))
+        finally:
+            process.kill()
+        if process.returncode:
+            raise RemoteError(f"While measuring TRL: its process failed.\n{trl_peer.said(Path(folder))}")
         steps = json.loads(there.read_text())
     for repeat, step in enumerate(steps):
         yield Measurement(

@@ -20,6 +20,7 @@ LONG = 60.0
 
 HELP = """\
 usage: cohort bench {generation,update,step} [CONFIG] [--option value ...] [--section.key value ...]
+       cohort bench learn [CONFIG] [--option value ...]
        cohort bench controller [--output FOLDER]
 
 Measures our way and the plain way of the same work, in turn, on a real model and task:
@@ -28,7 +29,8 @@ Measures our way and the plain way of the same work, in turn, on a real model an
   update       one update on the groups: token trees, and one padded row per sample, on one DeepSpeed rank
   step         whole steps through the processes of `cohort train`, with all of the above
 
-And, without a model, what the controller adds to a step: `cohort bench controller --help`.
+And reward against seconds, beside TRL: `cohort bench learn --help`; and, without a model, what the controller adds to
+a step: `cohort bench controller --help`.
 
 Prints a table, and writes bench-WHAT.json (machine, versions, configuration, every raw figure) and bench-WHAT.png.
 CONFIG is a YAML file; without one it is the shipped comparison.yaml. Settings are those of `cohort train --help`; the
@@ -79,9 +81,9 @@ def parse_sweep(words: Sequence[str]) -> Sweep:
     if not words or words[0] not in DEFAULT_PROMPTS:
         raise ConfigError(
             f"{words[0]!r} cannot be measured." if words else "Say what to measure.",
-            f"It must be one of {', '.join(DEFAULT_PROMPTS)} and controller: cohort bench generation",
+            f"It must be one of {', '.join(DEFAULT_PROMPTS)}, learn and controller: cohort bench generation",
         )
-    bench, given, others = words[0], *_options(words[1:])
+    bench, given, others = words[0], *options(words[1:], EXAMPLES)
     named = bool(others) and not others[0].startswith("--")
     shipped = Path(__file__).parents[2] / "configs" / "comparison.yaml"
     if "--peer" in given and (given["--peer"], bench) != ("trl", "step"):
@@ -92,9 +94,9 @@ def parse_sweep(words: Sequence[str]) -> Sweep:
     sweep = Sweep(
         bench=bench,
         config=parse(others[0] if named else shipped, others[1:] if named else others),
-        sizes=_whole_numbers(given, "--num-generations", "16,32,64,128,256", least=2),
-        prompts=_whole_number(given, "--prompts", str(DEFAULT_PROMPTS[bench])),
-        repeats=_whole_number(given, "--repeats", "3"),
+        sizes=whole_numbers(given, "--num-generations", EXAMPLES, least=2, default="16,32,64,128,256"),
+        prompts=whole_number(given, "--prompts", EXAMPLES, str(DEFAULT_PROMPTS[bench])),
+        repeats=whole_number(given, "--repeats", EXAMPLES),
         policies=_policies(given.get("--policies", ",".join(POLICIES))),
         output=Path(given.get("--output", "runs/bench")),
         peer="--peer" in given,
@@ -114,42 +116,49 @@ def at(config: Config, policy: str, size: int) -> Config:
     return adjusted(config, sampling={"num_generations": size, "temperature": POLICIES[policy]})
 
 
-def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The sweep's options, and what is left: the configuration file and its settings."""
+def options(words: Sequence[str], examples: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """A benchmark's options, and what is left: the configuration file and its settings. examples: a value of each.
+
+    Raises ConfigError.
+    """
     given: dict[str, str] = {}
     others: list[str] = []
     rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
-        if name in EXAMPLES:
+        if name in examples:
             following = value if equals else next(rest, "")
             if not following or following.startswith("--"):
-                raise ConfigError(f"{name} needs a value, for example {name} {EXAMPLES[name]}")
+                raise ConfigError(f"{name} needs a value, for example {name} {examples[name]}")
             given[name] = following
         elif name.startswith("--") and "." not in name and name != "--seed":
-            near = get_close_matches(name, EXAMPLES, n=1)
+            near = get_close_matches(name, examples, n=1)
             raise ConfigError(
                 f"{name}: there is no such option. {f'Did you mean {near[0]}? ' if near else ''}"
-                f"There are {', '.join(EXAMPLES)}, and the settings of `cohort train --help`."
+                f"There are {', '.join(examples)}, and the settings of `cohort train --help`."
             )
         else:
             others.append(word)
     return given, others
 
 
-def _whole_numbers(given: Mapping[str, str], option: str, default: str, least: int) -> tuple[int, ...]:
-    parts = given.get(option, default).split(",")
+def whole_numbers(
+    given: Mapping[str, str], option: str, examples: Mapping[str, str], least: int, default: str = ""
+) -> tuple[int, ...]:
+    """Of an option that has several; without a default the example is it. Raises ConfigError."""
+    parts = given.get(option, default or examples[option]).split(",")
     for part in parts:
         if not part.strip().isdecimal() or int(part) < least:
             raise ConfigError(
                 f"{option}: {part!r} is not allowed; it must be a whole number of at least {least}. "
-                f"For example {option} {EXAMPLES[option]}"
+                f"For example {option} {examples[option]}"
             )
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _whole_number(given: Mapping[str, str], option: str, default: str) -> int:
-    numbers = _whole_numbers(given, option, default, least=1)
+def whole_number(given: Mapping[str, str], option: str, examples: Mapping[str, str], default: str = "") -> int:
+    """Of an option that has one, at least 1. Raises ConfigError."""
+    numbers = whole_numbers(given, option, examples, least=1, default=default)
     if len(numbers) > 1:
         raise ConfigError(f"{option}: {given[option]!r} is not allowed; it must be one whole number.")
     return numbers[0]

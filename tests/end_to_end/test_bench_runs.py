@@ -96,3 +96,20 @@ def test_step(tmp_path: Path, kept: Kept, model: str) -> None:
             assert one["details"]["groups_trained"] == one["prompts"]
             assert {"sample", "score", "pack", "update", "publish", "rest"} == one["phases"].keys()
             assert all(seconds >= 0 for seconds in one["phases"].values())
+
+
+def test_learn(tmp_path: Path, model: str) -> None:
+    task = {"name": "comparison", "size": 4}
+    config = write_config(tmp_path / "tiny.yaml", model, task=task, engine=ALIKE, run={"max_steps": 2})
+    peer = ("--peer", "trl", "--num-generations", "4") if find_spec("trl") else ()
+    options = ("--seconds", "150", "--seeds", "3", "--output", str(tmp_path / "out"), *peer)
+    with cohort("bench", "learn", config, *options, cwd=tmp_path) as run:
+        status, out, err = run.finish()
+        assert status == 0, out + err
+        assert run.left_behind() == []
+    curves = json.loads((tmp_path / "out" / "bench-learn.json").read_text())["curves"]
+    assert [(curve["way"], curve["seed"]) for curve in curves] == [("ours", 3), ("trl", 3)][: len(curves)]
+    assert len(curves) == 1 + bool(peer)
+    for curve in curves:
+        assert curve["seconds"] == sorted(curve["seconds"]) and curve["seconds"][-1] < 155
+        assert len(curve["rewards"]) == 2 and all(-1 <= reward <= 1 for reward in curve["rewards"])

@@ -100,7 +100,7 @@ def test_what_cannot_be_measured_is_refused(
 def test_a_peer_that_is_not_installed_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("launch.bench.step.find_spec", lambda name: None)
+    monkeypatch.setattr("launch.bench.trl_peer.find_spec", lambda name: None)
     assert main(["bench", "step", "--peer", "trl", "--output", str(tmp_path / "out")]) == 2
     assert "pip install --python .venv/bin/python trl==" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
