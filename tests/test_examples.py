@@ -18,6 +18,8 @@ OWN = sorted(path for path in (ROOT / "examples").glob("*.yaml") if not path.nam
 def right(row: dict[str, Any]) -> str:
     if "keys" in row:
         return json.dumps(dict.fromkeys(row["keys"], 1))
+    if "solution" in row:
+        return f"```python\n{row['solution']}\n```"
     return str(row["answer"]).rpartition("#### ")[2]
 
 
@@ -28,6 +30,8 @@ def test_an_example_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
 def test_its_reward_is_1_for_the_answer_and_0_else(path: Path) -> None:
+    if path.stem == "math_verify":
+        pytest.importorskip("math_verify")
     task = load(path).task
     assert task.dataset is not None
     (spec,) = task.reward
@@ -40,4 +44,30 @@ def test_its_reward_is_1_for_the_answer_and_0_else(path: Path) -> None:
         prompt = Prompt("one", (), {key: value for key, value in row.items() if key != "prompt"}, (), text)
         texts = [right(row), f" {right(row)}\n", "I do not know", ""]
         assert function(prompt, texts, [[1]] * 4).values == (1.0, 1.0, 0.0, 0.0)
+    function.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "reward"),
+    [
+        ("def double(x):\n    return x + x", 1.0),
+        ("def double(x):\n    return x", 0.0),
+        ("import os\nos._exit(0)", 0.0),
+        ("raise SystemExit(0)", 0.0),
+        ("while True: pass", 0.0),
+    ],
+)
+def test_code_passes_its_tests_or_does_not(code: str, reward: float) -> None:
+    function = RewardFunction(f"{ROOT}/examples/rewards.py:passes_tests", timeout=30.0)
+    prompt = Prompt("one", (), {"tests": ["assert double(3) == 6"]}, (), "ask")
+    assert function(prompt, [code], [[1]]).values == (reward,)
+    function.close()
+
+
+def test_equal_forms_are_right() -> None:
+    pytest.importorskip("math_verify")
+    function = RewardFunction(f"{ROOT}/examples/rewards.py:equal_math", timeout=60.0)
+    prompt = Prompt("one", (), {"answer": "\\frac{1}{2}"}, (), "ask")
+    texts = ["\\boxed{\\frac{1}{2}}", "1/2", "2/4", "1/3"]
+    assert function(prompt, texts, [[1]] * 4).values == (1.0, 1.0, 1.0, 0.0)
     function.close()
