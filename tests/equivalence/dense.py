@@ -120,7 +120,14 @@ def lessons(draw: st.DrawFn) -> list[Lesson]:
 
 
 def tree_loss(
-    policy: Policy, batch: Batch, *, old: Policy, reference: Policy | None, beta: float, name: str = "grpo"
+    policy: Policy,
+    batch: Batch,
+    *,
+    old: Policy,
+    reference: Policy | None,
+    beta: float,
+    name: str = "grpo",
+    lagged: bool = False,
 ) -> tuple[float, list[Tensor]]:
     """Loss of `OBJECTIVES[name]` and gradients of all parameters, accumulated over ranks and micro-batches."""
     sizes = Sizes(batch.num_samples, batch.num_tokens, MAX_COMPLETION_LENGTH)
@@ -142,7 +149,7 @@ def tree_loss(
             mask=mask,
             counts=torch.tensor(forest.counts),
         )
-        result = objective(micro_batch, sizes, training)
+        result = objective(micro_batch, sizes, training, lagged)
         result.loss.backward()
         total += result.loss.item()
     return total, _gradients(policy.model)
