@@ -314,6 +314,17 @@ class SamplingSettings(Section):
     prompts_per_step: int = Field(
         default=8, ge=1, le=MILLION, description="Prompts sampled in one step; not more than the task has."
     )
+    ahead: int = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="1: engines sample the next step while the ranks update on this one, with the policy before that "
+        "update, which the importance weights make up for. 0: they take turns.",
+        json_schema_extra=remedy(
+            "Set 1 where engines and ranks have GPUs of their own and sampling and update take about equally long, "
+            "else 0."
+        ),
+    )
 
 
 class EngineSettings(Section):
@@ -754,6 +765,12 @@ def _conflicts(config: Config) -> Iterator[str]:
         )
     yield from _evaluation_conflicts(config)
     yield from _training_conflicts(training, sampling.max_completion_length)
+    if sampling.ahead and training.vllm_importance_sampling_mode == "off":
+        yield (
+            f"training.vllm_importance_sampling_mode: off does not go with sampling.ahead {sampling.ahead}: nothing "
+            "would make up for the policy that sampled being an older one. Leave it out for token_truncate, choose "
+            "token_mask, sequence_truncate or sequence_mask, or set sampling.ahead: 0."
+        )
     if signal.rescue and signal.rescue_max_temperature < sampling.temperature:
         yield (
             f"signal.rescue_max_temperature: {signal.rescue_max_temperature} must be at least "

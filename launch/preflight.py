@@ -106,6 +106,17 @@ def refuse_too_few_gpus(config: Config, gpus: int, trains: bool) -> None:
         )
 
 
+def of_little_use(config: Config, gpus: int) -> str | None:
+    """What is allowed and gains little here, in a sentence. config, gpus: see `refuse_too_few_gpus`."""
+    engine, ranks = config.engine, config.training.ranks
+    if not config.sampling.ahead or has_own_gpus(gpus, engine.engines, engine.tensor_parallel_size, ranks):
+        return None
+    return (
+        f"sampling.ahead: {config.sampling.ahead} gains little here, where engines and ranks share "
+        f"{'GPUs' if gpus else 'cores'}: each is slower while the other works. 0 lets them take turns."
+    )
+
+
 def _core_problems(config: Config, ranks: int, cores: int) -> Iterator[str]:
     engines, most = config.engine.engines, max(PROCESSES, PROCESSES_PER_CORE * cores)
     if engines + ranks > most:

@@ -1,6 +1,6 @@
 """A run of `cohort train`: from its processes' start to its result, in as many attempts as that takes."""
 
-from launch import checkpoint, resume
+from launch import checkpoint, preflight, resume
 from launch.checkpoint import Checkpoint, Record
 from launch.errors import FolderError, ProcessError, ProcessLost, RemoteError
 from launch.interruption import Interruption
@@ -61,6 +61,8 @@ class TrainingRun:
         if begin:
             for difference in resume.refuse_another_run(begin, self._config, self._identity):
                 self._display.alarm(difference)
+        if hint := preflight.of_little_use(self._config, self._prepared.gpus):
+            self._display.note(hint)
         earlier = begin.record.restarts if begin else ()
         self._restarts = Restarts(self._config.run.max_restarts, self._display.alarm, earlier)
         self._display.phase("starting Ray")

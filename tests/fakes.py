@@ -10,6 +10,7 @@ from generation.groups import Completion, FinishReason, Group
 from rewards.prompts import Prompt, Verdict
 from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics
+from trainer.ports import Collect
 from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
@@ -28,6 +29,17 @@ class FakeModel:
     events: list[str] = field(default_factory=list)
 
 
+class SamplesAtOnce:
+    """What begins to sample has sampled."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        raise NotImplementedError
+
+    def begin(self, requests: Sequence[SampleRequest]) -> Collect:
+        groups = self.sample(requests)
+        return lambda _: groups
+
+
 @dataclass(frozen=True)
 class FakeGenerator:
     """Splits every group by the synced skill, without chance; hot groups always hold a right answer."""
@@ -37,6 +49,17 @@ class FakeGenerator:
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
         self.model.events.append(f"sample {len(requests)} at version {self.model.synced_version}")
         return tuple(self._group(request) for request in requests)
+
+    def begin(self, requests: Sequence[SampleRequest]) -> Collect:
+        self.model.events.append(f"begin {len(requests)} at version {self.model.synced_version}")
+        groups = tuple(self._group(request) for request in requests)
+
+        def collect(policy_version: int) -> tuple[Group, ...]:
+            assert policy_version == self.model.trained_version
+            self.model.events.append("collect")
+            return groups
+
+        return collect
 
     def _group(self, request: SampleRequest) -> Group:
         n = request.num_generations

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import SAME_REWARD, Prompt
 from trainer.evaluation import Evaluation, PromptResult, doubling, mean, pass_at
-from trainer.ports import Generator, Scorer
+from trainer.ports import Sampler, Scorer
 from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import classify
@@ -16,7 +16,7 @@ AT_ONCE = 4096
 
 
 def evaluate(
-    run: Run, prompts: Sequence[Prompt], generator: Generator, scorer: Scorer, label: str, step: int = 0
+    run: Run, prompts: Sequence[Prompt], generator: Sampler, scorer: Scorer, label: str, step: int = 0
 ) -> Evaluation:
     """Samples `num_generations` and one greedy answer of each of the prompts.
 

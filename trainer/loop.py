@@ -15,7 +15,7 @@ from trainer.ports import Interrupted, Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.state import RunState
-from trainer.step import diagnosed, evaluated, judged, logged, step, told
+from trainer.step import collected, diagnosed, evaluated, judged, logged, step, told
 
 
 class Checkpoints(Protocol):
@@ -65,9 +65,10 @@ def train(
             if stop:
                 break
             checkpoints.between_steps(state)
-            happened = step(run, state, ports, lambda: clock() - began)
+            happened, begun = step(run, state, ports, lambda: clock() - began)
             before = state
             state = state.after(run, happened)  # from here on it is the ranks' new weights that belong to it
+            state, happened = collected(state, happened, begun, lambda: clock() - began)
             state = logged(run, state, happened, ports)
             told(run, state, ports, before)
     except Interrupted:

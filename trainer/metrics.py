@@ -31,9 +31,16 @@ class GroupMetrics:
     policy_version: int = metric(
         "Reward",
         "version of the weights that the step's groups were sampled with; grows by 1 with every update",
-        healthy="`step` − 1, less the steps without an update",
+        healthy="`step` − 1, less the steps without an update, and one less with `sampling.ahead`",
         otherwise="if it stands still, no group is trained on: see `groups_trained`",
         of=lambda m: m.scored[0].group.policy_version,
+    )
+    policy_lag: int = metric(
+        "Policy and update",
+        "versions between the policy that sampled the step's groups and the one that its update began from, the most "
+        "of any group",
+        healthy="0; with `sampling.ahead` 1, but 0 in a run's first step and after steps without an update",
+        of=lambda m: m.happened.policy_lag,
     )
     reward_mean: float = metric(
         "Reward",
@@ -235,10 +242,11 @@ class TimeMetrics:
 
     seconds_sample: float = metric(
         "Time",
-        "all groups of the step, on all engines",
-        healthy="falls as completions become fewer",
+        "all groups of the step, on all engines; with `sampling.ahead`, what is left of those of the next step when "
+        "the update is done",
+        healthy="falls as completions become fewer; with `sampling.ahead` near 0 but for the first step",
         otherwise="more `engine.engines`; shorter completions; [performance.md](performance.md)",
-        of=lambda m: m.times.sampled - m.times.synced,
+        of=lambda m: (m.times.sampled - m.times.synced) + (m.times.collected - m.times.updated),
     )
     seconds_score: float = metric(
         "Time",
@@ -265,12 +273,12 @@ class TimeMetrics:
         "Time",
         "the step",
         otherwise="first steps cost most: more distinct completions, and engines compile at first use",
-        of=lambda m: m.times.updated - m.times.start,
+        of=lambda m: m.times.collected - m.times.start,
     )
     seconds_total: float = metric(
         "Time",
         "since training began, evaluations included",
-        of=lambda m: m.times.updated,
+        of=lambda m: m.times.collected,
     )
 
 

@@ -1,6 +1,6 @@
 """What the loop talks to: Ray actors in a run, fakes in tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,11 +18,24 @@ class Interrupted(Exception):
     """A port was told to stop waiting, because the run is to end; nothing has changed."""
 
 
-class Generator(Protocol):
-    """The engines."""
+class Sampler(Protocol):
+    """Engines, one call at a time."""
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
         """The requests' groups, in order."""
+
+
+Collect = Callable[[int], tuple[Group, ...]]
+"""Waits for what engines have begun to sample; the requests' groups, in order. Asked with the policy version that the
+ranks hold by then: what was lost with an engine is sampled again, by that version. It hears no interruption while it
+waits for what was begun."""
+
+
+class Generator(Sampler, Protocol):
+    """Engines, which can sample while others work."""
+
+    def begin(self, requests: Sequence[SampleRequest]) -> Collect:
+        """Returns while they sample; until that is collected nothing else may be asked of them."""
 
 
 class Scorer(Protocol):

@@ -1,5 +1,6 @@
 """The state of a run: all that it knows between two steps, and what a checkpoint holds of the controller."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,14 @@ from trainer.evaluation import Evaluation
 from trainer.happened import Happened
 from trainer.jsonable import NotThisRecord, from_json, to_json
 from trainer.run import Run
+from trainer.scored import ScoredGroup
 from trainer.signal.curriculum import Curriculum
 from trainer.signal.right_and_wrong import Chosen, RewardsSeen, without_best
+from trainer.signal.rollout import Sampled
 from trainer.signal.self_imitation import SelfImitation
+from trainer.signal.treatment import Treated
 
-SCHEMA = 2
+SCHEMA = 3
 """Of the JSON; raise it when a field of any record in the state changes."""
 
 
@@ -64,6 +68,7 @@ class HeldOut:
 class RunState:
     """step: steps done. policy_version: updates made. seconds: of the run so far.
 
+    ahead: what the next step is made of, if it was sampled ahead, by the policy before the latest update.
     curriculum: which prompts to ask next. memory: right answers to show again. seen: which rewards there are.
     rewards, history, drift: what a diagnosis is made of. exhibits: what the reward function is tried on. trial: what
         came of that; None before, and again when a group learns after a silence.
@@ -74,6 +79,7 @@ class RunState:
     step: int
     policy_version: int
     seconds: float
+    ahead: tuple[Sampled, ...]
     curriculum: Curriculum
     memory: SelfImitation
     rewards: Rewards
@@ -96,6 +102,7 @@ class RunState:
             step=0,
             policy_version=0,
             seconds=0.0,
+            ahead=(),
             curriculum=Curriculum.start(prompts),
             memory=SelfImitation(),
             rewards=Rewards.zeros(prompts).evaluated(before),
@@ -111,24 +118,32 @@ class RunState:
             diagnosis=None,
         )
 
+    def with_groups(self, run: Run, treated: Sequence[Treated], scored: Sequence[ScoredGroup]) -> "RunState":
+        """After a step's groups, which are all that the next rollouts are chosen by. See `Happened`."""
+        numbers = [one.rollout.prompt for one in treated]
+        return replace(
+            self,
+            step=self.step + 1,
+            ahead=(),
+            curriculum=self.curriculum.after(run.config, treated),
+            memory=self.memory.after(numbers, [one.scored for one in treated], run.best_reward),
+            seen=self.seen.after(scored, run.best_reward),
+        )
+
     def after(self, run: Run, happened: Happened) -> "RunState":
         """After a step; evaluating and diagnosing come later."""
-        treated, numbers = happened.treated, happened.numbers
+        numbers = happened.numbers
         base = run.config.sampling.temperature
         scored = happened.scored
         cold = [index for index, group in enumerate(scored) if group.group.temperature == base]
-        curriculum = self.curriculum.after(run.config, treated)
+        known = self.with_groups(run, happened.treated, scored)
         rewards = self.rewards.after([numbers[i] for i in cold], [scored[i].reward_mean for i in cold])
-        history = self.history.after(_seen(happened, rewards, self.history, curriculum.exhausted(run.config)))
+        history = self.history.after(_seen(happened, rewards, self.history, known.curriculum.exhausted(run.config)))
         return replace(
-            self,
-            step=happened.step,
+            known,
             policy_version=self.policy_version + (happened.report is not None),
             seconds=happened.times.updated,
-            curriculum=curriculum,
-            memory=self.memory.after(numbers, [one.scored for one in treated], run.best_reward),
             rewards=rewards,
-            seen=self.seen.after(scored, run.best_reward),
             history=history,
             drift=self.drift.after([numbers[i] for i in cold], [scored[i].group for i in cold]),
             exhibits=exhibits(numbers, scored, self.exhibits),

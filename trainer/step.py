@@ -5,7 +5,7 @@
        │ curriculum.take     which prompts, how hot                                    signal/curriculum.py
        ▼
     Rollout                  one for each prompt
-       │ generator.sample    on all engines at once; waits for the slowest             ports.py
+       │ generator.sample    on all engines at once, or ahead; waits for the slowest   ports.py
        ▼
     Group                    distinct completions with counts
        │ scorer.score        a verdict for each distinct completion                    ports.py
@@ -26,7 +26,9 @@
     RunState ── evaluate     if the latest groups say that the target may be reached   evaluation.py
              ── diagnose     whether the run can still learn                           diagnosis/
 
-Nothing overlaps: while engines sample the ranks wait, and the other way round. Every wait has a limit, which
+Nothing overlaps: while engines sample the ranks wait, and the other way round. With `sampling.ahead` engines sample the
+next step while ranks update: `step` has them begin as soon as the groups are treated, `collected` waits for them, and
+the state holds what they sampled. Between two steps nobody is at work in either case. Every wait has a limit, which
 the ports know.
 
 The one thing that a step changes besides the state is the ranks' weights, at its end: whatever fails before leaves
@@ -34,7 +36,7 @@ state and ranks as they were, and what comes after needs nothing but the state.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import SAME_REWARD
@@ -44,10 +46,10 @@ from trainer.evaluate import evaluate
 from trainer.evaluation import EvaluatedOn
 from trainer.happened import Happened, Times
 from trainer.metrics import measure
-from trainer.ports import Ports
+from trainer.ports import Collect, Ports
 from trainer.run import Run
 from trainer.signal.overlong import soft_punished
-from trainer.signal.rollout import Rollout
+from trainer.signal.rollout import Rollout, Sampled
 from trainer.signal.treatment import is_stuck, treat
 from trainer.state import RunState
 from trainer.update.forest import pack
@@ -56,20 +58,34 @@ Elapsed = Callable[[], float]
 """Seconds of the run so far."""
 
 
-def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> Happened:
-    """Everything that takes time, and how long it took. Raises whatever a port raises."""
-    config, number = run.config, state.step + 1
+@dataclass(frozen=True)
+class Begun:
+    """What engines have begun to sample for the next step."""
+
+    rollouts: tuple[Rollout, ...]
+    collect: Collect
+
+
+def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> tuple[Happened, Begun | None]:
+    """Everything that takes time, and how long it took; with `sampling.ahead`, also what is to be `collected`. Raises
+    whatever a port raises."""
+    config = run.config
     start = elapsed()
     ports.weight_sync.sync(state.policy_version)
     synced = elapsed()
-    rollouts = state.curriculum.take(config, config.sampling.prompts_per_step)
-    groups = ports.generator.sample([_request(run, state, rollout, number) for rollout in rollouts])
+    if state.ahead:
+        rollouts = tuple(one.rollout for one in state.ahead)
+        groups = tuple(one.group(run.prompts) for one in state.ahead)
+    else:
+        rollouts, requests = _asked(run, state)
+        groups = ports.generator.sample(requests)
     sampled = elapsed()
     scored = ports.scorer.score(groups)
     judged = elapsed()
     limit, cache = config.sampling.max_completion_length, config.training.soft_punish_cache
     punished = [soft_punished(group, limit, cache) for group in scored]
     treated = treat(run, state.without_best(run).mode, rollouts, punished, state.memory)
+    begun = _begin(run, state.with_groups(run, treated, scored), ports) if config.sampling.ahead else None
     lessons = [one.lesson for one in treated if one.lesson is not None]
     batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
     base = config.sampling.temperature
@@ -78,21 +94,37 @@ def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> Happened:
         for rollout, group in zip(rollouts, groups, strict=True)
     )
     report = ports.learner.update(batch) if batch else None
-    return Happened(
-        step=number,
+    updated = elapsed()
+    happened = Happened(
+        step=state.step + 1,
+        policy_version=state.policy_version,
         treated=treated,
         scored=tuple(scored),
         drifts=drifts,
         tree_tokens=batch.tree_tokens if batch else 0,
         dense_tokens=batch.dense_tokens if batch else 0,
         report=report,
-        times=Times(start, synced, sampled, judged, elapsed()),
+        times=Times(start, synced, sampled, judged, updated, collected=updated),
     )
+    return happened, begun
+
+
+def collected(
+    state: RunState, happened: Happened, begun: Begun | None, elapsed: Elapsed
+) -> tuple[RunState, Happened]:
+    """The state after a step with the groups of the next, where those were sampled ahead; waits for them."""
+    if begun is None:
+        return state, happened
+    groups = begun.collect(state.policy_version)
+    ahead = tuple(map(Sampled.of, begun.rollouts, groups))
+    return replace(state, ahead=ahead), replace(happened, times=replace(happened.times, collected=elapsed()))
 
 
 def logged(run: Run, state: RunState, happened: Happened, ports: Ports) -> RunState:
     """Hands the step to the logger; the state after it, with an alarm if there is reason for one."""
-    if happened.report and (text := alarm.mismatch(happened.report.logprob_gap, run.dtype)):
+    report = happened.report
+    # An older policy than the trainer's differs from it without anything being wrong.
+    if report and not happened.policy_lag and (text := alarm.mismatch(report.logprob_gap, run.dtype)):
         state = warn(state, ports, "logprob_gap", text)
     metrics = measure(run.config, happened, state.curriculum.prompts_solved, run.reward_names)
     ports.logger.step(metrics, happened.treated)
@@ -166,7 +198,19 @@ def warn(state: RunState, ports: Ports, name: str, text: str) -> RunState:
     return warned
 
 
-def _request(run: Run, state: RunState, rollout: Rollout, step: int) -> SampleRequest:
+def _begin(run: Run, state: RunState, ports: Ports) -> Begun:
+    """Has the engines sample the step after the state, whose update may be still to come."""
+    rollouts, requests = _asked(run, state)
+    return Begun(rollouts, ports.generator.begin(requests))
+
+
+def _asked(run: Run, state: RunState) -> tuple[tuple[Rollout, ...], list[SampleRequest]]:
+    """The rollouts of the step after the state, and what to sample for each."""
+    rollouts = state.curriculum.take(run.config, run.config.sampling.prompts_per_step)
+    return rollouts, [_request(run, state, rollout) for rollout in rollouts]
+
+
+def _request(run: Run, state: RunState, rollout: Rollout) -> SampleRequest:
     """What to sample; more, and not the likeliest only, where the prompt needs a rescue."""
     config, prompt = run.config, run.prompts[rollout.prompt]
     # Where a right answer is known, none needs to be searched for.
@@ -176,7 +220,7 @@ def _request(run: Run, state: RunState, rollout: Rollout, step: int) -> SampleRe
         prompt,
         config.sampling.num_generations * (config.signal.rescue_generations if searching else 1),
         rollout.temperature,
-        seed_of(config.seed, step, prompt.id),
+        seed_of(config.seed, state.step + 1, prompt.id),
         config.signal.rescue_min_p if hotter else 0.0,
     )
 

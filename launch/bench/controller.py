@@ -153,7 +153,7 @@ def _forward(run: Run, state: RunState, at: int) -> RunState:
 def _step(run: Run, state: RunState, instant: Instant) -> tuple[RunState, Happened]:
     """A step of the loop."""
     ports = Ports(instant, instant, instant, instant, instant)
-    happened = step(run, state, ports, time.monotonic)
+    happened, _ = step(run, state, ports, time.monotonic)
     return judged(run, logged(run, state.after(run, happened), happened, ports), ports), happened
 
 

@@ -16,6 +16,7 @@ from generation.groups import Completion, Group
 from rewards.prompts import Prompt, Verdict
 from trainer.evaluation import EvaluatedOn, Evaluation
 from trainer.metrics import StepMetrics
+from trainer.ports import Collect
 from trainer.scored import ScoredGroup
 from trainer.signal.treatment import Treated
 from trainer.update.forest import Batch
@@ -45,8 +46,13 @@ class Instant:
         self.marks: dict[str, float] = {}
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """See `Generator.sample`."""
+        """See `Sampler.sample`."""
         return self._apart("choose", lambda: tuple(map(self._group, requests)))
+
+    def begin(self, requests: Sequence[SampleRequest]) -> Collect:
+        """See `Generator.begin`."""
+        groups = self.sample(requests)
+        return lambda _: groups
 
     def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
         """See `Scorer.score`."""

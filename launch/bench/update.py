@@ -173,4 +173,5 @@ def _rank_spec(prepared: Prepared) -> RankSpec:
         rendezvous="alone",
         timeout=config.cluster.update_timeout,
         seed=config.seed,
+        lagged=False,
     )

@@ -34,7 +34,7 @@ from launch.processes.start import engines_only
 from launch.processes.waiting import wait
 from launch.quiet import quiet
 from launch.task_scorer import TaskScorer
-from trainer.ports import Generator
+from trainer.ports import Sampler
 from trainer.update.forest import Forest
 from trainer.update.probe import UpdateCost, probe
 
@@ -78,7 +78,7 @@ def _lone(prepared: Prepared, config: Config) -> Prepared:
 class Site:
     """Where an engine runs. cost: times an update there."""
 
-    generator: Generator
+    generator: Sampler
     cost: Callable[[Forest], UpdateCost]
 
 
@@ -115,13 +115,13 @@ def _site(prepared: Prepared, phase: Phase) -> Iterator[Site]:
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """`trainer.ports.Generator`: an engine in this process. timeout: seconds of a call."""
+    """`trainer.ports.Sampler`: an engine in this process. timeout: seconds of a call."""
 
     engine: Engine
     timeout: float
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """See `Generator.sample`."""
+        """See `Sampler.sample`."""
         with _within(self.timeout, "Sampling", "cluster.sample_timeout"):
             return self.engine.sample(requests)
 

@@ -13,7 +13,7 @@ from generation.groups import Group, tree_nodes
 from rewards.prompts import Outcome, Prompt
 from rewards.task import Task
 from trainer.diagnosis.trial import EXAMPLE_TRIAL, Trial, hold
-from trainer.ports import Generator, Scorer
+from trainer.ports import Sampler, Scorer
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 from trainer.signal.kinds import Kind, classify
 
@@ -65,7 +65,7 @@ EXAMPLE_LOOK = Look((EXAMPLE_SCORED_GROUP,), ("learning",), {}, EXAMPLE_TRIAL, n
 def look(
     config: Config,
     task: Task,
-    generator: Generator,
+    generator: Sampler,
     scorer: Scorer,
     phase: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,

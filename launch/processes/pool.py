@@ -10,6 +10,7 @@ from launch.errors import ProcessError
 from launch.processes.restarts import Restarts
 from launch.processes.waiting import wait
 from launch.processes.watch import Watch
+from trainer.ports import Collect
 from trainer.run import DType
 from trainer.update.forest import Batch
 from trainer.update.report import RankReport, together
@@ -85,9 +86,14 @@ class Ranks:
         self._connected = dict(engines)
 
 
+Calls = Mapping[str, tuple[Any, Any]]
+"""Name of an engine -> its actor, and Ray's reference of what that was asked."""
+
+
 class Engines:
     """`trainer.ports.Generator` and `WeightSync`: all engines together. One that is lost or fails is replaced, is
-    sent the weights, and samples what was asked of it again: with the same weights and seeds, the same groups.
+    sent the weights, and samples what was asked of it again: with the same weights and seeds, the same groups. (What
+    it was to sample while ranks updated is sampled by the new weights: the ranks hold no others.)
 
     start: makes the actor of engine number so and so. ranks: None where the engines' own weights are all there is.
     """
@@ -123,29 +129,50 @@ class Engines:
             self._versions[name] = 0
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """See `Generator.sample`. Of n engines, engine i samples the requests i, i + n, i + 2n and so on.
+        """See `Sampler.sample`. Of n engines, engine i samples the requests i, i + n, i + 2n and so on.
 
         A queue that all engines take from would balance better; but which requests meet in a batch, and with that how
         their sums are rounded, would depend on timing.
 
         Raises RemoteError: too many engines were lost, or one was not done in time.
         """
-        names = list(self.actors)
-        shares = {name: requests[index :: len(names)] for index, name in enumerate(names)}
-        calls: dict[str, tuple[Any, Any]] = {}
+        return self._collect(requests, self._ask(requests, {}), to_the_end=False)
+
+    def begin(self, requests: Sequence[SampleRequest]) -> Collect:
+        """See `Generator.begin`. It is shared out as in `sample`, and `Collect` raises what that does; to wait for
+        engines that start anew is given up when the run is interrupted (`Interrupted`)."""
+        calls = self._ask(requests, {})
+
+        def collect(policy_version: int) -> tuple[Group, ...]:
+            self._wanted = policy_version
+            return self._collect(requests, calls, to_the_end=True)
+
+        return collect
+
+    def _ask(self, requests: Sequence[SampleRequest], calls: Calls) -> Calls:
+        """Every engine's call for its share, where it has one: those of `calls`, if they are to the same actor."""
+        shares = {name: requests[index :: len(self.actors)] for index, name in enumerate(self.actors)}
+        return {
+            name: calls[name]
+            if name in calls and calls[name][0] is self.actors[name]
+            else (self.actors[name], self.actors[name].sample.remote(share))
+            for name, share in shares.items()
+            if share
+        }
+
+    def _collect(self, requests: Sequence[SampleRequest], calls: Calls, to_the_end: bool) -> tuple[Group, ...]:
+        """The groups, in order. Who is lost is replaced, gets the weights that are wanted now, and is asked again."""
+        timeout, setting = self._config.cluster.sample_timeout * self._steps(requests), "cluster.sample_timeout"
         while True:
-            for name, share in shares.items():
-                actor = self.actors[name]
-                if share and (name not in calls or calls[name][0] is not actor):
-                    calls[name] = actor, actor.sample.remote(share)
             pending = {name: call for name, (_, call) in calls.items()}
-            timeout = self._config.cluster.sample_timeout * self._steps(requests)
             try:
-                groups = wait(pending, "sampling", timeout, "cluster.sample_timeout", watch=self._watch)
+                groups = wait(pending, "sampling", timeout, setting, watch=self._watch, to_the_end=to_the_end)
             except ProcessError as error:
                 self._replace(error)
                 self.sync(self._wanted)
+                calls = self._ask(requests, calls)
                 continue
+            names = list(self.actors)
             turns = (divmod(index, len(names)) for index in range(len(requests)))
             return tuple(groups[names[engine]][turn] for turn, engine in turns)
 

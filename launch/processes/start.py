@@ -137,6 +137,7 @@ def _start_ranks(
                 rendezvous=found["rank 0"],
                 timeout=config.cluster.update_timeout,
                 seed=config.seed,
+                lagged=config.sampling.ahead > 0,
             ),
             checkpoint,
         )

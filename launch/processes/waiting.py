@@ -25,13 +25,14 @@ def wait(
     since: float | None = None,
     watch: Watch | None = None,
     ranks_only: bool = False,
+    to_the_end: bool = False,
 ) -> dict[str, Any]:
     """The results of remote calls, by the name of the process each was made to.
 
     calls: name ("rank 0", "engine 1") -> Ray's reference. timeout: seconds for all together. setting: that
     configures the timeout. since: `time.monotonic()` from which on it counts, if not from now. watch: looks after all
-    processes meanwhile. ranks_only: see `Watch.look`. The first failure ends the wait, also when the others would
-    wait for it for ever.
+    processes meanwhile. ranks_only, to_the_end: see `Watch.look`. The first failure ends the wait, also when the
+    others would wait for it for ever.
 
     Raises RemoteError: ProcessLost or ProcessFailed where it is known of which process.
     """
@@ -50,7 +51,7 @@ def wait(
         if failures:
             raise _cause([*failures, *_failures(pending, names, phase, AFTER_A_FAILURE)])
         if watch:
-            watch.look(phase, ranks_only)
+            watch.look(phase, ranks_only, to_the_end)
         if not done and time.monotonic() >= deadline:
             late = ", ".join(names[reference] for reference in pending)
             raise RemoteError(

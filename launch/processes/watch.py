@@ -82,14 +82,14 @@ class Watch:
             _kill(beat)
         ray.kill(self._actors.pop(name))
 
-    def look(self, phase: str, ranks_only: bool = False) -> None:
+    def look(self, phase: str, ranks_only: bool = False, to_the_end: bool = False) -> None:
         """Raises ProcessLost, ClusterLost, Interrupted. Ray's store is asked once a second, however often this is
         called.
 
         ranks_only: while ranks change or save what they hold, they are left to it: no engine is missed, and no
-        interruption heard, before they are done.
+        interruption heard, before they are done. to_the_end: no interruption is heard, and all are looked after.
         """
-        if self._interrupted() and not ranks_only:
+        if self._interrupted() and not (ranks_only or to_the_end):
             raise Interrupted
         if gone := _own_ray_lost():
             raise ClusterLost(f"While {phase}: Ray's {gone}. All processes of the run end with it.")

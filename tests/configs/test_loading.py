@@ -356,6 +356,13 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
         "less than run.max_steps (5)",
         "Lower it",
     ),
+    "two steps ahead": (["--sampling.ahead", "2"], "sampling.ahead: 2", "at least 0 and at most 1", "else 0"),
+    "a step ahead, and nothing that corrects for it": (
+        ["--sampling.ahead", "1", "--training.vllm_importance_sampling_mode", "off"],
+        "training.vllm_importance_sampling_mode: off does not go with sampling.ahead 1",
+        "token_mask, sequence_truncate or sequence_mask",
+        "set sampling.ahead: 0",
+    ),
     "upper clip below the lower": (
         ["--training.epsilon_high", "0.1"],
         "training.epsilon_high: 0.1 must",

@@ -64,3 +64,32 @@ def test_a_rescue_goes_on_half_way_up_its_ladder(tmp_path: Path, kept: Kept, mod
     sampled = json.loads((parts / "summary.json").read_text())["reward_sampled"]
     assert "reward_sampled" in out
     assert sampled > -1
+
+
+def test_a_run_goes_on_with_what_was_sampled_ahead(tmp_path: Path, kept: Kept, model: str) -> None:
+    config_path = write_config(
+        tmp_path / "ahead.yaml",
+        model,
+        task={"name": "comparison", "size": 6},
+        sampling={"ahead": 1},
+        engine=ALIKE,
+        training={"beta": 0.05, "num_iterations": 2},
+        run={"max_steps": 5, "eval_steps": 2},
+    )
+    status, out, err = kept.cohort("train", config_path, "--run.name", "whole", cwd=tmp_path)
+    assert status == 0, out + err
+    status, out, err = kept.cohort("train", config_path, "--run.max_steps", "3", "--run.name", "parts", cwd=tmp_path)
+    assert status == 0, out + err
+    whole, parts = tmp_path / "runs" / "whole", tmp_path / "runs" / "parts"
+    (latest,) = checkpoint.paths(parts / "checkpoints")
+    state = checkpoint.read(latest).record.state
+    assert [one.policy_version for one in state.ahead] == [state.policy_version - 1] * 4
+
+    status, out, err = kept.cohort("train", "--resume", str(parts), "--run.max_steps", "5", cwd=tmp_path)
+    assert status == 0, out + err
+    assert steps(parts) == steps(whole)
+    assert weights(parts) == weights(whole)
+
+    first, *others = steps(whole)[0]
+    assert (first["policy_lag"], {row["policy_lag"] for row in others}) == (0, {1})
+    assert first["logprob_gap"] < 1e-4 < min(row["logprob_gap"] for row in others)  # what an update changes

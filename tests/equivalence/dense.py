@@ -120,7 +120,14 @@ def lessons(draw: st.DrawFn) -> list[Lesson]:
 
 
 def tree_loss(
-    policy: Policy, batch: Batch, *, old: Policy, reference: Policy | None, beta: float, name: str = "grpo"
+    policy: Policy,
+    batch: Batch,
+    *,
+    old: Policy,
+    reference: Policy | None,
+    beta: float,
+    name: str = "grpo",
+    lagged: bool = False,
 ) -> tuple[float, list[Tensor]]:
     """Loss of `OBJECTIVES[name]` and gradients of all parameters, accumulated over ranks and micro-batches."""
     sizes = Sizes(batch.num_samples, batch.num_tokens, MAX_COMPLETION_LENGTH)
@@ -142,7 +149,7 @@ def tree_loss(
             mask=mask,
             counts=torch.tensor(forest.counts),
         )
-        result = objective(micro_batch, sizes, training)
+        result = objective(micro_batch, sizes, training, lagged)
         result.loss.backward()
         total += result.loss.item()
     return total, _gradients(policy.model)
@@ -156,21 +163,22 @@ def dense_loss(
     reference: PreTrainedModel | None,
     beta: float,
     name: str = "grpo",
+    lagged: bool = False,
 ) -> tuple[float, list[Tensor]]:
     """The same by the textbook: every sample a right-padded row, all logits, one number at a time."""
     model.zero_grad(set_to_none=True)
     samples = [
-        (list(lesson.scored.group.prompt.token_ids), completion.token_ids.tolist(), advantage, temperature)
+        (list(lesson.scored.group.prompt.token_ids), completion, advantage, temperature)
         for lesson in lessons
         for temperature in [lesson.scored.group.temperature]
         for completion, advantage in zip(lesson.scored.group.completions, lesson.advantages.tolist(), strict=True)
         for _ in range(completion.count)
     ]
-    width = max(len(prompt) + len(completion) for prompt, completion, _, _ in samples)
+    width = max(len(prompt) + len(completion.token_ids) for prompt, completion, _, _ in samples)
     input_ids = torch.zeros(len(samples), width, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
     for row, (prompt, completion, _, _) in enumerate(samples):
-        sequence = prompt + completion
+        sequence = prompt + completion.token_ids.tolist()
         input_ids[row, : len(sequence)] = torch.tensor(sequence)
         attention_mask[row, : len(sequence)] = 1
     temperatures = torch.tensor([temperature for *_, temperature in samples])[:, None, None]
@@ -186,12 +194,16 @@ def dense_loss(
         frozen = logprobs(reference) if reference else None
     loss = new.new_zeros(())
     for row, (prompt, completion, advantage, _) in enumerate(samples):
-        here = slice(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        surrogate = dense_surrogate(name, new[row, here], before[row, here], advantage)
-        gap = frozen[row, here] - new[row, here] if frozen is not None else torch.zeros(len(completion))
+        length = len(completion.token_ids)
+        here = slice(len(prompt) - 1, len(prompt) + length - 1)
+        correction = dense_correction(name, before[row, here], torch.tensor(completion.logprobs))
+        surrogate = dense_surrogate(name, new[row, here], before[row, here], advantage) * correction
+        gap = frozen[row, here] - new[row, here] if frozen is not None else torch.zeros(length)
         ratio = (new[row, here] - before[row, here]).exp()
         if name == "gspo":
-            ratio = ratio.prod() ** (1 / len(completion))
+            ratio = ratio.prod() ** (1 / length)
+        if lagged:
+            ratio = ratio * correction
         value = surrogate - beta * (gap.exp() - gap - 1) * ratio
         if name in ("grpo", "gspo"):
             loss = loss - value.mean() / len(samples)
@@ -200,29 +212,35 @@ def dense_loss(
         elif name == "rloo":  # its surrogate is of the whole completion, and not of every token
             loss = loss - (value.sum() - surrogate.sum() + surrogate.mean()) / len(samples)
         else:
-            loss = loss - value.sum() / sum(len(completion) for _, completion, _, _ in samples)
+            loss = loss - value.sum() / sum(len(completion.token_ids) for _, completion, _, _ in samples)
     loss.backward()
     return loss.item(), _gradients(model)
 
 
 def dense_surrogate(name: str, new: Tensor, old: Tensor, advantage: float) -> Tensor:
-    """[tokens] surrogate of one sample, corrected for the sampler as `OBJECTIVES[name]` says."""
-    ratio, drift = (new - old).exp(), (old - SAMPLED).exp()
+    """[tokens] surrogate of one sample."""
+    ratio = (new - old).exp()
     if name == "cispo":
         return ratio.detach().clamp(max=1 + CLIP["epsilon_high"]) * advantage * new
     if name == "gspo":
         ratio = ratio.prod() ** (1 / len(new)) * torch.ones(len(new))
-        drift = drift.prod() if drift.prod() <= 3 else torch.tensor(0.0)
     elif name == "rloo":
         ratio = ratio.prod() * torch.ones(len(new))
-        drift = drift.prod().clamp(max=3)
-    elif name == "dapo":
-        drift = drift * (drift <= 3)
-    else:
-        drift = drift.clamp(max=3)
     if advantage > 0:
-        return ratio.clamp(max=1 + CLIP["epsilon_high"]) * advantage * drift
-    return ratio.clamp(min=1 - CLIP["epsilon"]) * advantage * drift
+        return ratio.clamp(max=1 + CLIP["epsilon_high"]) * advantage
+    return ratio.clamp(min=1 - CLIP["epsilon"]) * advantage
+
+
+def dense_correction(name: str, old: Tensor, sampled: Tensor) -> Tensor:
+    """[tokens] weight of one sample for the sampler, as `OBJECTIVES[name]` says."""
+    drift = (old - sampled).exp()
+    if name == "cispo":
+        return torch.ones(len(old))
+    if name == "gspo":
+        return drift.prod() * (drift.prod() <= 3) * torch.ones(len(old))
+    if name == "rloo":
+        return drift.prod().clamp(max=3) * torch.ones(len(old))
+    return drift * (drift <= 3) if name == "dapo" else drift.clamp(max=3)
 
 
 def relative_gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:

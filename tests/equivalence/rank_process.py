@@ -22,6 +22,7 @@ class Job:
     """What a new `Rank` is to do: an update for each of `steps`, in turn.
 
     load: go on from what a job of another name saved, and how many updates that had made. save: afterwards.
+    lagged: see `RankSpec`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Job:
     max_steps: int | None = None
     load: tuple[str, int] | None = None
     save: bool = False
+    lagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def _run(job: Job, rank: int, path: Path) -> Done:
         rendezvous=f"file:{path}.rendezvous",
         timeout=60.0,
         seed=0,
+        lagged=job.lagged,
     )
     worker = Rank(spec)
     if job.load:

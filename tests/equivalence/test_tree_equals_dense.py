@@ -1,6 +1,9 @@
 """The token tree gives the loss and the gradients of one padded row per sample: 1e-5 relative in float32."""
 
 import copy
+import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
+from generation.groups import Completion, Group
 from tests.equivalence.dense import (
     CONFIGS,
     OBJECTIVES,
@@ -109,6 +113,49 @@ def test_every_objective(trio: Trio, name: str, beta: float) -> None:
     ours, theirs, gradient_gap = gap(trio, REAL_SHAPE, 2, 12, beta, name)
     assert ours == pytest.approx(theirs, rel=1e-5, abs=LOSS_ROUNDING)
     assert gradient_gap <= 1e-5
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_an_earlier_policy_sampled(trio: Trio, name: str) -> None:
+    """The engine reports the log-probabilities of a policy before the old one."""
+    model, old, reference = trio
+    earlier = copy.deepcopy(old)
+    with torch.no_grad():
+        for parameter in earlier.parameters():
+            parameter.mul_(1.1)
+    some = [sampled_by(earlier, lesson) for lesson in REAL_SHAPE]
+    lags = torch.cat([moved(old, lesson) for lesson in some])
+    assert lags.abs().mean() > 0.01 and lags.max() < math.log(3)
+    how: Any = {"beta": BETA, "name": name, "lagged": True}
+    for before in (model, old):  # the first and the second of several updates
+        ours, our_gradients = tree_loss(
+            Policy(model), pack(some, 2, 12), old=Policy(before), reference=Policy(reference), **how
+        )
+        theirs, their_gradients = dense_loss(model, some, old=before, reference=reference, **how)
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=LOSS_ROUNDING)
+        assert relative_gap(our_gradients, their_gradients) <= 1e-5
+
+
+def sampled_by(model: PreTrainedModel, lesson: Lesson) -> Lesson:
+    """The lesson with the model's log-probabilities in the place of the engine's."""
+    group = lesson.scored.group
+    completions = tuple(replace(one, logprobs=logprobs_of(model, group, one).numpy()) for one in group.completions)
+    return replace(lesson, scored=replace(lesson.scored, group=replace(group, completions=completions)))
+
+
+def moved(model: PreTrainedModel, lesson: Lesson) -> torch.Tensor:
+    """[tokens of all completions] what the model gives more than what sampled."""
+    group = lesson.scored.group
+    return torch.cat([logprobs_of(model, group, one) - torch.tensor(one.logprobs) for one in group.completions])
+
+
+@torch.no_grad()
+def logprobs_of(model: PreTrainedModel, group: Group, completion: Completion) -> torch.Tensor:
+    """[tokens] of a completion, at the group's temperature."""
+    prompt, tokens = list(group.prompt.token_ids), completion.token_ids.tolist()
+    logits = model(input_ids=torch.tensor([prompt + tokens]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+    logprobs: torch.Tensor = (logits / group.temperature).log_softmax(-1)[range(len(tokens)), tokens]
+    return logprobs
 
 
 def test_every_parameter_in_float64() -> None:

@@ -34,7 +34,7 @@ Shares = Mapping[str, float]
 
 @dataclass
 class Scripted:
-    """`trainer.ports.Generator`: splits every group by the shares of its temperature. clock: seconds; sampling moves
+    """`trainer.ports.Sampler`: splits every group by the shares of its temperature. clock: seconds; sampling moves
     it on by `pace` for every sample."""
 
     shares: Mapping[float, Shares]

@@ -51,6 +51,14 @@ def test_held_out_prompts_that_are_trained_on_are_counted_and_refused() -> None:
         refuse_misfits(config(**given), asked, 100, gpu=False, held_out=prompts(101))
 
 
+def test_a_step_ahead_is_said_to_gain_little_where_engines_and_ranks_share() -> None:
+    ahead = {"sampling": {"ahead": 1}}
+    assert "share cores" in str(preflight.of_little_use(config(0, **ahead), 0))
+    assert "share GPUs" in str(preflight.of_little_use(config(1, **ahead), 1))
+    assert preflight.of_little_use(config(2, **ahead), 2) is None
+    assert preflight.of_little_use(config(1), 1) is None
+
+
 def test_no_prompts() -> None:
     assert "has no prompts" in refused(config(), ())
 

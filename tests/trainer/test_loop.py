@@ -22,15 +22,18 @@ from tests.fakes import (
     FakeModel,
     FakeScorer,
     FakeWeightSync,
+    SamplesAtOnce,
     completion,
     prompt,
 )
 from trainer import loop
 from trainer.diagnosis import trial
 from trainer.ending import Result, Stop, Target
-from trainer.ports import Generator, Interrupted, Learner, Ports, Scorer
+from trainer.metrics import StepMetrics
+from trainer.ports import Collect, Generator, Interrupted, Learner, Ports, Scorer
 from trainer.run import Run
 from trainer.scored import ScoredGroup
+from trainer.signal.rollout import Rollout
 from trainer.state import RunState
 from trainer.update.forest import Batch
 from trainer.update.report import RankReport
@@ -38,11 +41,20 @@ from trainer.update.report import RankReport
 PROMPTS = [prompt(f"p{index}") for index in range(4)]
 
 
+def without_seconds(step: StepMetrics) -> StepMetrics:
+    return replace(step, **{name: 0.0 for name in step.named if name.startswith("seconds")})
+
+
 def config(tmp_path: Any, training: dict[str, Any] | None = None, **run: Any) -> Config:
     path = tmp_path / "recipe.yaml"
     path.write_text("task: {name: comparison}\nrun: {max_steps: 50}\n")
     sections = {"sampling": {"prompts_per_step": 2, "num_generations": 8, "max_completion_length": 2}}
     return derived(load(path, {**sections, "training": training or {}, "run": run}), gpus=0)
+
+
+def ahead(settings: Config) -> Config:
+    """With engines that sample one step ahead."""
+    return settings.model_copy(update={"sampling": settings.sampling.model_copy(update={"ahead": 1})})
 
 
 def with_signal(settings: Config, **signal: Any) -> Config:
@@ -95,6 +107,53 @@ def test_a_step_samples_updates_and_syncs_before_the_next_sample(tmp_path: Any) 
     ]
 
 
+def test_one_step_ahead_the_next_groups_are_sampled_during_the_update(tmp_path: Any) -> None:
+    model = FakeModel(skill=0.25, pace=0.1)
+    result, logger = run(ahead(config(tmp_path, max_steps=3)), model)
+    evaluation = ["sample 4 at version 0"] * 2
+    begun = [
+        *["sample 2 at version 0", "begin 2 at version 0", "update on 16 samples", "collect"],
+        *["sync 1", "begin 2 at version 1", "update on 16 samples", "collect"],
+        *["sync 2", "begin 2 at version 2", "update on 16 samples", "collect"],
+    ]
+    after = ["sync 3", *["sample 4 at version 3"] * 2]  # nothing is left behind that could disturb it
+    assert model.events == [*evaluation, *begun, *after]
+    assert [(step.policy_version, step.policy_lag) for step in logger.steps] == [(0, 0), (0, 1), (1, 1)]
+    assert result.policy_version == result.after.policy_version == 3
+
+
+@pytest.mark.parametrize("signal", [{}, {"stop_without_signal": False}])
+def test_one_step_ahead_the_same_is_decided_on_the_same_groups(tmp_path: Any, signal: dict[str, Any]) -> None:
+    """Where it does not matter which version samples: prompts, temperatures, sizes, and what ends the run."""
+
+    def trained(settings: Config) -> tuple[Result, list[StepMetrics], list[Rollout]]:
+        result, logger = run(settings, FakeModel(), generator=NeverRight(crumbs=1))
+        steps = [replace(without_seconds(step), policy_lag=0) for step in logger.steps]
+        return replace(result, seconds=0.0), steps, [one.rollout for groups in logger.groups for one in groups]
+
+    settings = with_signal(config(tmp_path, max_steps=30), **signal)
+    result, steps, rollouts = trained(settings)
+    assert trained(ahead(settings)) == (result, steps, rollouts)
+    assert len({rollout.temperature for rollout in rollouts}) > 3  # the ladder
+    assert {step.completions for step in steps} == {16, 64}  # more samples
+
+
+def test_one_step_ahead_a_step_without_an_update_is_followed_by_one_without_lag(tmp_path: Any) -> None:
+    model = FakeModel(skill=0.25, pace=0.75)
+    _, logger = run(ahead(config(tmp_path, max_steps=4)), model)
+    # The third step is the first that the new policy sampled, and all of it is solved.
+    assert [step.groups_trained for step in logger.steps] == [2, 2, 0, 0]
+    assert [step.policy_lag for step in logger.steps] == [0, 1, 1, 0]
+
+
+def test_one_step_ahead_the_target_ends_the_run(tmp_path: Any) -> None:
+    model = FakeModel()
+    result, _ = run(ahead(config(tmp_path, target_reward=0.995)), model)
+    assert (result.target, result.stop) == (Target.REACHED, Stop.TARGET)
+    assert result.after.policy_version == result.policy_version
+    assert model.events.count("collect") == sum(event.startswith("begin") for event in model.events) == result.steps
+
+
 def test_the_target_ends_the_run_and_the_evaluation_is_of_the_last_version(tmp_path: Any) -> None:
     result, logger = run(config(tmp_path, target_reward=0.995), FakeModel())
     assert (result.target, result.stop) == (Target.REACHED, Stop.TARGET)
@@ -139,7 +198,7 @@ def test_a_prompt_that_is_never_right_is_sampled_more_and_hotter(tmp_path: Any) 
 
 
 @dataclass
-class NeverRight:
+class NeverRight(SamplesAtOnce):
     """A policy that never finds the right answer: `wrong`, and `crumbs` samples of something else."""
 
     crumbs: int
@@ -271,6 +330,23 @@ def test_an_alarm_is_raised_once_with_the_step_it_began_at(tmp_path: Any) -> Non
 
     result, logger = run(settings, FakeModel(pace=0.1))
     assert (logger.alarms, result.alarms) == ([], ())
+
+
+def test_a_gap_to_an_older_policy_is_no_alarm(tmp_path: Any) -> None:
+    class MovesOn(FakeLearner):
+        """Only the groups that it did not sample itself are far from it."""
+
+        def update(self, batch: Batch) -> RankReport:
+            report = super().update(batch)
+            return replace(report, logprob_gap=0.3 if self.model.trained_version > 1 else 0.0)
+
+    model = FakeModel(pace=0.1)
+    _, logger = run(ahead(config(tmp_path, max_steps=3)), model, learner=MovesOn(model))
+    assert [step.logprob_gap for step in logger.steps] == [0.0, 0.3, 0.3]
+    assert logger.alarms == []
+    model = FakeModel(pace=0.1)
+    _, logger = run(ahead(config(tmp_path, max_steps=3)), model, logprob_gap=0.3)
+    assert len(logger.alarms) == 1  # the first step has no lag
 
 
 def test_a_step_whose_completions_are_all_cut_off_has_no_update(tmp_path: Any) -> None:
@@ -615,13 +691,16 @@ def ports_of(model: FakeModel, **others: Any) -> Ports:
     return Ports(**{**usual, **others})
 
 
-def test_from_every_checkpoint_the_run_goes_on_as_it_did(tmp_path: Any) -> None:
+@pytest.mark.parametrize("one_ahead", [False, True])
+def test_from_every_checkpoint_the_run_goes_on_as_it_did(tmp_path: Any, one_ahead: bool) -> None:
     settings = config(tmp_path, max_steps=6)
+    settings = ahead(settings) if one_ahead else settings
     model, kept, whole = FakeModel(skill=0.1, pace=0.12), KeptStates(), FakeLogger()
     result = trained(settings, model, ports_of(model, logger=whole), kept)
     assert [state.step for state in kept.between] == [0, 1, 2, 3, 4, 5]
     assert [state.step for state in kept.end] == [6]
     for state in kept.between[1:]:
+        assert [one.policy_version for one in state.ahead] == [state.policy_version - 1] * (2 * one_ahead)
         version = state.policy_version
         again = FakeModel(
             skill=0.1 + 0.12 * (version - 1), pace=0.12, trained_version=version, synced_version=version - 1
@@ -632,7 +711,7 @@ def test_from_every_checkpoint_the_run_goes_on_as_it_did(tmp_path: Any) -> None:
         assert logger.steps == whole.steps[state.step :]
 
 
-@pytest.mark.parametrize("phase", ["sample", "score", "update", "log", "evaluate"])
+@pytest.mark.parametrize("phase", ["sample", "score", "begin", "update", "log", "evaluate"])
 def test_whatever_fails_the_last_state_fits_the_ranks(tmp_path: Any, phase: str) -> None:
     model, kept = FakeModel(skill=0.25, pace=0.25), KeptStates()
     asked = count()
@@ -654,15 +733,18 @@ def test_whatever_fails_the_last_state_fits_the_ranks(tmp_path: Any, phase: str)
     others = {
         "sample": lambda: {"generator": failing(usual.generator, "sample", 3)},
         "score": lambda: {"scorer": failing(usual.scorer, "score", 3)},
+        "begin": lambda: {"generator": failing(usual.generator, "begin", 1)},
         "update": lambda: {"learner": failing(usual.learner, "update", 1)},
         "log": lambda: {"logger": failing(usual.logger, "step", 1)},
         "evaluate": lambda: {"generator": failing(usual.generator, "sample", 6)},
     }[phase]()
+    settings = config(tmp_path, max_steps=9, target_reward=0.9)
+    settings = ahead(settings) if phase == "begin" else settings
     with pytest.raises(Fails):
-        trained(config(tmp_path, max_steps=9, target_reward=0.9), model, ports_of(model, **others), kept)
+        trained(settings, model, ports_of(model, **others), kept)
     (state,) = kept.end
     assert state.policy_version == model.trained_version
-    assert state.step == {"sample": 1, "score": 1, "update": 1, "log": 2, "evaluate": 4}[phase]
+    assert state.step == {"sample": 1, "score": 1, "begin": 1, "update": 1, "log": 2, "evaluate": 4}[phase]
 
 
 def test_a_port_that_was_interrupted_ends_the_run_as_it_is(tmp_path: Any) -> None:
@@ -677,3 +759,54 @@ def test_a_port_that_was_interrupted_ends_the_run_as_it_is(tmp_path: Any) -> Non
     result = trained(config(tmp_path, max_steps=9), model, ports_of(model, generator=Stopped(model)), kept)
     assert (result.stop, result.steps) == (Stop.INTERRUPTED, 2)
     assert [state.step for state in kept.end] == [2]
+
+
+@pytest.mark.parametrize("error", [Interrupted, RuntimeError])
+def test_what_was_sampled_ahead_and_is_not_there_is_sampled_by_who_goes_on(
+    tmp_path: Any, error: type[Exception]
+) -> None:
+    """The update is done, so the state is that after the step: it fits the ranks."""
+    model, kept = FakeModel(skill=0.1, pace=0.1), KeptStates()
+
+    class Lost(FakeGenerator):
+        def begin(self, requests: Sequence[SampleRequest]) -> Collect:
+            collect = super().begin(requests)
+
+            def at_first(policy_version: int) -> tuple[Group, ...]:
+                if policy_version == 3:
+                    raise error
+                return collect(policy_version)
+
+            return at_first
+
+    settings, ports = ahead(config(tmp_path, max_steps=5)), ports_of(model, generator=Lost(model))
+    if error is Interrupted:
+        assert trained(settings, model, ports, kept).stop is Stop.INTERRUPTED
+    else:
+        with pytest.raises(error):
+            trained(settings, model, ports, kept)
+    (state,) = kept.end
+    assert (state.step, state.policy_version, model.trained_version, state.ahead) == (3, 3, 3, ())
+    logger = FakeLogger()
+    trained(settings, model, ports_of(model, logger=logger), KeptStates(), state)
+    assert [(step.policy_version, step.policy_lag) for step in logger.steps] == [(3, 0), (3, 1)]
+
+
+def test_an_interruption_loses_nothing_that_was_sampled_ahead(tmp_path: Any) -> None:
+    settings, whole = ahead(config(tmp_path, max_steps=6)), FakeLogger()
+    model = FakeModel(skill=0.1, pace=0.12)
+    trained(settings, model, ports_of(model, logger=whole), KeptStates())
+
+    model, kept, logger = FakeModel(skill=0.1, pace=0.12), KeptStates(), FakeLogger()
+
+    class Stopped(FakeScorer):
+        def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+            if model.trained_version == 3:
+                raise Interrupted
+            return super().score(groups)
+
+    trained(settings, model, ports_of(model, scorer=Stopped(), logger=logger), kept)
+    (state,) = kept.end
+    assert (state.step, len(state.ahead)) == (3, 2)
+    trained(settings, model, ports_of(model, logger=logger), KeptStates(), state)
+    assert [without_seconds(step) for step in logger.steps] == [without_seconds(step) for step in whole.steps]

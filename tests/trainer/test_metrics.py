@@ -40,7 +40,7 @@ def happened(report: RankReport | None = None) -> Happened:
         Treated(Rollout(0, 1.0, 0), RIGHT, "solved", "skip", None, False, False, False),
         Treated(Rollout(1, 1.0, 3), RESCUED, "learning", "skip", None, True, False, True),
     )
-    return Happened(7, (RIGHT, RESCUED), treated, (0.5, None), 0, 0, report, EXAMPLE_TIMES)
+    return Happened(7, 6, (RIGHT, RESCUED), treated, (0.5, None), 0, 0, report, EXAMPLE_TIMES)
 
 
 def test_a_group_that_was_sampled_more_often_weighs_no_more() -> None:

@@ -16,7 +16,7 @@ from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Completion, Group
 from rewards.prompts import Verdict
-from tests.fakes import FakeLogger, prompt
+from tests.fakes import FakeLogger, SamplesAtOnce, prompt
 from trainer.diagnosis.history import EXAMPLE_SEEN
 from trainer.diagnosis.trial import Trial
 from trainer.evaluate import evaluate
@@ -26,7 +26,7 @@ from trainer.ports import Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
 from trainer.state import SCHEMA, RunState
-from trainer.step import judged, logged, step
+from trainer.step import collected, judged, logged, step
 from trainer.update.forest import Batch
 from trainer.update.report import NO_UPDATE, RankReport
 
@@ -34,11 +34,11 @@ PROMPTS = tuple(prompt(f"p{number}") for number in range(5))
 MOODS = ("collapsed", "floor", "narrow", "mixed", "near misses", "right", "cut off", "malformed")
 
 
-def run(**signal: Any) -> Run:
+def run(ahead: int = 0, **signal: Any) -> Run:
     config = Config.model_validate(
         {
             "task": {"name": "comparison"},
-            "sampling": {"prompts_per_step": 3, "num_generations": 8, "max_completion_length": 4},
+            "sampling": {"prompts_per_step": 3, "num_generations": 8, "max_completion_length": 4, "ahead": ahead},
             "signal": signal,
             "run": {"max_steps": 100, "target_reward": 0.9},
         }
@@ -47,7 +47,7 @@ def run(**signal: Any) -> Run:
 
 
 @dataclass
-class Moody:
+class Moody(SamplesAtOnce):
     """Engines, reward function and ranks whose answers depend on the mood and the request alone."""
 
     mood: str = "mixed"
@@ -109,8 +109,9 @@ def steps(of: Run, state: RunState, moods: Sequence[str], start: int) -> tuple[R
     ports, ticks, happened = Ports(world, world, world, world, logger), count(start), []
     for mood in moods:
         world.mood = mood
-        what = step(of, state, ports, lambda: float(next(ticks)))
-        state = judged(of, logged(of, state.after(of, what), what, ports), ports)
+        what, begun = step(of, state, ports, lambda: float(next(ticks)))
+        state, what = collected(state.after(of, what), what, begun, lambda: float(next(ticks)))
+        state = judged(of, logged(of, state, what, ports), ports)
         happened.append(what)
     return state, happened, [logger.steps, logger.alarms, logger.phases]
 
@@ -120,7 +121,9 @@ def begun(of: Run) -> RunState:
     return RunState.start(of, evaluate(of, of.evaluated, world, world, "before training"))
 
 
-MODES = st.sampled_from([{}, {"without_best": "train"}, {"rescue": False}, {"stop_without_signal": False}])
+MODES = st.sampled_from(
+    [{}, {"ahead": 1}, {"without_best": "train"}, {"rescue": False}, {"stop_without_signal": False}]
+)
 
 
 @settings(max_examples=60)
@@ -223,7 +226,8 @@ def test_what_is_remembered_holds_no_more_of_what_an_engine_sent() -> None:
 
     world = Views("mixed")
     state = begun(of)
-    state = state.after(of, step(of, state, Ports(world, world, world, world, FakeLogger()), lambda: 0.0))
+    happened, _ = step(of, state, Ports(world, world, world, world, FakeLogger()), lambda: 0.0)
+    state = state.after(of, happened)
     kept = [
         *(answer.token_ids for answer in state.memory.answers.values()),
         *(array for one in state.exhibits for c in one.completions for array in (c.token_ids, c.logprobs)),

@@ -1,6 +1,10 @@
-"""A rollout, before it is sampled: the way from the curriculum to a group begins with it."""
+"""A rollout: the way from the curriculum to a group begins with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from generation.groups import EXAMPLE_GROUP, Completion, Group
+from rewards.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -13,4 +17,24 @@ class Rollout:
     misses: int
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """A rollout and its group, which is not scored yet. completions, policy_version: the group's."""
+
+    rollout: Rollout
+    completions: tuple[Completion, ...]
+    policy_version: int
+
+    @classmethod
+    def of(cls, rollout: Rollout, group: Group) -> "Sampled":
+        """The group by its prompt's number, as a state can hold it."""
+        return cls(rollout, group.completions, group.policy_version)
+
+    def group(self, prompts: Sequence[Prompt]) -> Group:
+        """The group. prompts: the data set."""
+        prompt = prompts[self.rollout.prompt]
+        return Group(prompt, self.completions, self.rollout.temperature, self.policy_version)
+
+
 EXAMPLE_ROLLOUT = Rollout(prompt=3, temperature=1.4, misses=2)
+EXAMPLE_SAMPLED = Sampled(EXAMPLE_ROLLOUT, EXAMPLE_GROUP.completions, EXAMPLE_GROUP.policy_version)

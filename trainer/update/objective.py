@@ -84,8 +84,13 @@ class Objective:
     logprob_gap: Tensor
 
 
-def objective(batch: MicroBatch, sizes: Sizes, training: TrainingSettings) -> Objective:
-    """The loss of `training.loss_type`: its surrogate, corrected for the sampler, less `beta` times the KL."""
+def objective(batch: MicroBatch, sizes: Sizes, training: TrainingSettings, lagged: bool) -> Objective:
+    """The loss of `training.loss_type`: its surrogate, corrected for the sampler, less `beta` times the KL.
+
+    lagged: whether an earlier version of the policy may have sampled. This is the decoupled objective then, of
+    PPO-EWMA (arXiv 2110.00641) and AReaL (arXiv 2505.24298): ratios are clipped around the policy before the update,
+    which limits how far a step goes, and the correction makes up for the policy that sampled.
+    """
     log_ratio = LEVELS[training.importance_sampling_level](batch)
     terms = LOSSES[training.loss_type](batch, log_ratio, clip_range(training), sizes)
     weight = sampler_correction(
@@ -96,6 +101,8 @@ def objective(batch: MicroBatch, sizes: Sizes, training: TrainingSettings) -> Ob
     # Its value is the same on average; its gradient is that of the KL only with the ratio (DeepSeek-V3.2,
     # arXiv 2512.02556, section 3.1).
     penalty = kl * log_ratio.exp() if training.use_bias_correction_kl else kl
+    if lagged and training.use_bias_correction_kl:
+        penalty = penalty * weight  # the whole ratio, of the policy to what sampled
     gap = (batch.old_logprobs - batch.sampler_logprobs).abs()
 
     def total(values: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class RankSpec:
     max_completion_length: tokens; Dr. GRPO divides by it.
     max_steps: updates that a decaying learning-rate schedule spans; None without one.
     timeout: seconds that a collective may take.
+    lagged: whether an earlier version of the policy may have sampled what it is updated on.
     """
 
     rank: int
@@ -42,6 +43,7 @@ class RankSpec:
     rendezvous: str
     timeout: float
     seed: int
+    lagged: bool
 
 
 def zero_stage(training: TrainingSettings, dtype: str) -> int:
@@ -198,7 +200,7 @@ class Rank:
                 old.append(logprobs.detach())
             sampled = torch.where(sampled.isnan(), old[index], sampled)  # replayed, not sampled now
             batch = MicroBatch(logprobs, old[index], sampled, reference, advantages, mask, counts)
-            part = objective(batch, sizes, training)
+            part = objective(batch, sizes, training, self._spec.lagged)
             for name in sums:
                 sums[name] += float(getattr(part, name))
             # An empty forest has no completions; its edges keep it in the graph, with zero gradient. DeepSpeed

@@ -40,7 +40,8 @@ class RankReport:
         "Policy and update",
         "train-inference mismatch: mean difference between trainer's and engine's log-probability of a sampled "
         "token, in nats",
-        healthy="float32 below 1e-3, bfloat16 below 0.05; above raises an alarm. Measured (float32): 1e-6 to 1.3e-5",
+        healthy="float32 below 1e-3, bfloat16 below 0.05; above raises an alarm. Measured (float32): 1e-6 to 1.3e-5. "
+        "With `policy_lag` 1 the update in between is part of it, and there is no alarm",
         otherwise="the alarm says what to do: the engines' weights are stale, or the two compute differently",
         reduction="sum",
         panel=Panel("Policy", "train-inference mismatch of log-probabilities", ".3g"),

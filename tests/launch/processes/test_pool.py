@@ -22,12 +22,13 @@ CONFIG = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_ste
 @dataclass
 class World:
     """What happens to processes. lost: calls ("sample engine 1") that end their process, each once. failing: calls
-    that raise, always. told: restarts."""
+    that raise, always. told: restarts. heard: of every wait for samples, whether an interruption would end it."""
 
     lost: list[str] = field(default_factory=list)
     failing: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    heard: list[bool] = field(default_factory=list)
     started: int = 0
 
     def engines(self, number: int, ranks: Any = None, limit: int = 3) -> Engines:
@@ -37,8 +38,10 @@ class World:
         self.started += 1
         return Actor(self, f"engine {index}")
 
-    def wait(self, calls: Mapping[str, Callable[[], Any]], *_: Any, **__: Any) -> dict[str, Any]:
+    def wait(self, calls: Mapping[str, Callable[[], Any]], phase: str = "", *_: Any, **how: Any) -> dict[str, Any]:
         """In place of `wait`; the last engine answers first."""
+        if phase == "sampling":
+            self.heard.append(not how["to_the_end"])
         return {name: calls[name]() for name in reversed(list(calls))}
 
 
@@ -54,11 +57,12 @@ class Actor:
 
     def __getattr__(self, method: str) -> Any:
         def remote(*arguments: Any) -> Callable[[], Any]:
-            return lambda: self._answer(method, arguments)
+            version = self.version  # calls are answered in turn: what was asked before new weights has the old ones
+            return lambda: self._answer(method, arguments, version)
 
         return type("Method", (), {"remote": staticmethod(remote)})
 
-    def _answer(self, method: str, arguments: Sequence[Any]) -> Any:
+    def _answer(self, method: str, arguments: Sequence[Any], version: int) -> Any:
         call = f"{method} {self.name}"
         self.world.calls.append(call)
         if call in self.world.failing:
@@ -70,7 +74,7 @@ class Actor:
             return None
         (requests,) = arguments
         self.asked.append([request.prompt.id for request in requests])
-        return tuple(Group(request.prompt, (completion("a", 1),), 1.0, self.version) for request in requests)
+        return tuple(Group(request.prompt, (completion("a", 1),), 1.0, version) for request in requests)
 
 
 class FakeWatch(Watch):
@@ -138,6 +142,34 @@ def test_a_lost_engine_is_replaced_gets_the_weights_and_samples_again(world: Wor
     assert (world.started, ranks.sent) == (3, [5, 5])
     assert together.actors["engine 1"].asked == [["1", "3"]]
     assert world.told == ["While sample: engine 1 is lost. Another engine 1 takes its place."]
+
+
+def test_what_was_begun_is_collected_without_hearing_an_interruption(world: World) -> None:
+    together = world.engines(2, FakeRanks(world))
+    together.sync(5)
+    collect = together.begin(requests(4))
+    assert world.heard == []  # nobody waits
+    groups = collect(6)
+    assert [group.prompt.id for group in groups] == ["0", "1", "2", "3"]
+    assert [actor.asked for actor in together.actors.values()] == [[["0", "2"]], [["1", "3"]]]
+    assert {group.policy_version for group in groups} == {5}
+    assert world.heard == [False]
+    together.sample(requests(1))
+    assert world.heard == [False, True]
+
+
+def test_what_an_engine_lost_ahead_is_sampled_by_the_weights_that_there_are(world: World) -> None:
+    """The ranks hold version 6 by then; the others' groups stay what they are."""
+    ranks = FakeRanks(world)
+    together = world.engines(2, ranks)
+    together.sync(5)
+    collect = together.begin(requests(4))
+    world.lost = ["sample engine 1"]
+    groups = collect(6)
+    assert [(group.prompt.id, group.policy_version) for group in groups] == [("0", 5), ("1", 6), ("2", 5), ("3", 6)]
+    assert ranks.sent == [5, 6]
+    together.sync(6)
+    assert ranks.sent == [5, 6]
 
 
 def test_an_engine_lost_while_weights_are_sent(world: World) -> None:

@@ -153,5 +153,18 @@ def test_rays_own_processes_are_looked_after(world: World, monkeypatch: pytest.M
 def test_the_run_may_be_interrupted_where_nothing_has_changed(world: World) -> None:
     watching = Watch(lambda: True, lambda: world.now)
     watching.look("updating", ranks_only=True)
+    watching.look("sampling", to_the_end=True)
     with pytest.raises(Interrupted):
         watching.look("sampling")
+
+
+def test_what_is_waited_for_to_the_end_may_be_lost(world: World) -> None:
+    watching = watched(world, "engine 0")
+    world.seconds(watching, 3)
+    world.actors[0].alive = False
+    for _ in range(int(SILENT)):
+        world.now += 1
+        watching.look("sampling", to_the_end=True)
+    world.now += 1
+    with pytest.raises(ProcessLost, match="While sampling: engine 0"):
+        watching.look("sampling", to_the_end=True)

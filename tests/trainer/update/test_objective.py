@@ -39,7 +39,7 @@ def of(name: str, batch: MicroBatch = BATCH, epsilon_high: float = 0.28, **setti
     """With epsilon 0.2, but for cispo, which has no lower limit."""
     epsilon = None if name == "cispo" else 0.2
     training = {"epsilon": epsilon, "epsilon_high": epsilon_high, "vllm_importance_sampling_mode": "off"}
-    return objective(batch, SIZES, TrainingSettings(**training | OBJECTIVES[name] | settings))
+    return objective(batch, SIZES, TrainingSettings(**training | OBJECTIVES[name] | settings), lagged=False)
 
 
 # Tokens 1.5 and 0.7 leave the range: clipped gains are 1 · (1.1, 1.28), and min(-3 · 0.7, -3 · 0.8) = -2.4.
@@ -147,24 +147,39 @@ def test_the_kl_is_weighed_by_the_ratio_so_that_its_gradient_is_that_of_the_dive
     assert with_kl.loss.item() == pytest.approx(of("dapo").loss.item() + 0.5 * weighed / 7, rel=1e-5)
     assert with_kl.kl.item() == pytest.approx(3 * sum(KL[0]) / 7, rel=1e-5)  # what is reported is the divergence
 
-    # One token, three choices: the expected gradient over draws of the policy, against that of the sum over choices.
+    assert_unbiased(lagged=False)
+
+
+def test_what_an_earlier_policy_sampled_gives_the_policys_own_gradient() -> None:
+    """On average over its draws, of rewards and KL."""
+    assert_unbiased(lagged=True)
+    with pytest.raises(AssertionError):
+        assert_unbiased(lagged=True, said=False)
+
+
+def assert_unbiased(lagged: bool, said: bool = True) -> None:
+    """One token, three choices: the expected gradient over draws of the policy (lagged: of an earlier one), against
+    that of the sum over choices. said: whether the objective is told of the lag."""
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     frozen = torch.tensor([0.1, 0.4, -0.3], dtype=torch.float64).log_softmax(0)
     policy = logits.log_softmax(0)
-    (exact,) = torch.autograd.grad((policy.exp() * (policy - frozen)).sum(), logits, retain_graph=True)
+    sampler = torch.tensor([-0.1, 0.3, 0.2], dtype=torch.float64).log_softmax(0) if lagged else policy.detach()
+    advantages = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
+    value = policy.exp() * (policy - frozen - advantages)
+    (exact,) = torch.autograd.grad(value.sum(), logits, retain_graph=True)
     expected = torch.zeros_like(logits)
-    for choice, share in enumerate(policy.detach().exp()):
+    for choice, share in enumerate(sampler.exp()):
         one = MicroBatch(
             logprobs=policy[choice].reshape(1, 1),
             old_logprobs=policy[choice].detach().reshape(1, 1),
-            sampler_logprobs=policy[choice].detach().reshape(1, 1),
+            sampler_logprobs=sampler[choice].reshape(1, 1),
             ref_logprobs=frozen[choice].reshape(1, 1),
-            advantages=torch.zeros(1, dtype=torch.float64),
+            advantages=advantages[choice].reshape(1),
             mask=torch.ones(1, 1, dtype=torch.bool),
             counts=torch.ones(1, dtype=torch.int64),
         )
         training = TrainingSettings(beta=1.0)
-        loss = objective(one, Sizes(1, 1, 1), training).loss
+        loss = objective(one, Sizes(1, 1, 1), training, lagged and said).loss
         expected += share * torch.autograd.grad(loss, logits, retain_graph=True)[0]
     torch.testing.assert_close(expected, exact)
 
