@@ -63,7 +63,13 @@ def test_buffers_are_deepspeeds() -> None:
     assert small == 2 * (zero.reduce_bucket_size + 1000)
 
 
-LAYERS = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "head_dim": 32, "vocab_size": 100}
+LAYERS: Any = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_attention_heads": 4,
+    "head_dim": 32,
+    "vocab_size": 100,
+}
 
 
 def kept(kind: type, dtype: torch.dtype, layers: int, heads: int, checkpointing: bool) -> float:
