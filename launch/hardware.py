@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
+DRIVER = Path("/dev/nvidiactl")
+"""It is there where NVIDIA's driver is."""
+
 
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU is visible, told without importing torch."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/dev/nvidiactl").exists()
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and DRIVER.exists()
 
 
 def gpus() -> int:
@@ -21,6 +24,21 @@ def gpus() -> int:
         Manager.get_current_node_num_accelerators(),
     )
     return there if visible is None else min(there, len(visible))
+
+
+def gpu_bytes() -> int | None:
+    """Memory of this machine's smallest NVIDIA GPU, visible here or not (Ray hides them from those that asked for
+    none); None where there is none."""
+    if not DRIVER.exists():
+        return None
+    from ray._private.thirdparty import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles), default=None)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def dtype(configured: Literal["auto", "bfloat16", "float32"], gpu: bool) -> Literal["bfloat16", "float32"]:

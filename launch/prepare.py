@@ -10,6 +10,7 @@ from configs.errors import ConfigError
 from configs.schema import Config
 from launch import hardware, preflight
 from launch.logger import tracking
+from launch.memory_plan import Hardware, Load, MemoryPlan, memory_plan, refuse_shortage
 from launch.processes.address import cluster_address
 from rewards.prompts import Message
 from rewards.task import Task, Tokenize, load_task
@@ -21,7 +22,9 @@ from trainer.update.model import (
     load_tokenizer,
     parameter_count,
     resolve,
+    shape_of,
 )
+from trainer.update.model_shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Prepared:
     config: with a value for every setting that depends on where the run takes place. gpus: of this machine, or of the
     configured cluster; 0 where processes run on CPUs.
     model: a folder or hub id. revision: of a hub id, the commit that all processes load.
-    context_length: tokens of prompt and completion together that engines allow.
+    context_length: tokens of prompt and completion together that engines allow. shape: of the model.
     """
 
     config: Config
@@ -39,7 +42,14 @@ class Prepared:
     model: str
     revision: str | None
     context_length: int
+    shape: ModelShape
     task: Task
+
+    def memory_plan(self, gpu_bytes: float | None, trains: bool) -> MemoryPlan:
+        """At whole micro-batches. gpu_bytes: of the smallest GPU; None on CPUs. trains: whether there are ranks."""
+        dtype = hardware.dtype(self.config.model.dtype, gpu_bytes is not None)
+        load = Load(self.context_length, self.config.training.micro_batch_tokens, bytes_per_node=None)
+        return memory_plan(self.config, self.shape, Hardware(dtype, self.gpus, gpu_bytes), load, trains)
 
 
 def gpus_of(config: Config) -> int:
@@ -89,9 +99,13 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
         # It checks all other values; last, because it takes seconds to import torch.
         text = load_config(model.folder, trust).get_text_config()
         preflight.refuse_uneven_heads(config, getattr(text, "num_attention_heads", None))
+        shape = shape_of(model.folder, text, parameters)
     except ModelError as error:
         raise ConfigError(str(error)) from error
     longest = max(len(prompt.token_ids) for prompt in (*task.prompts, *task.held_out))
     needed = longest + config.sampling.max_completion_length
     length = config.engine.max_model_len or min(limit, needed + 1)
-    return Prepared(config, gpus, model.name, model.revision, length, task)
+    prepared = Prepared(config, gpus, model.name, model.revision, length, shape, task)
+    if gpus and cluster_address(config) is None:
+        refuse_shortage(prepared.memory_plan(hardware.gpu_bytes(), trains), config)
+    return prepared

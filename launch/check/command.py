@@ -60,7 +60,7 @@ def check(config: Config) -> int:
         seen = look(config, task, site.generator, TaskScorer(task), phase)
         phase("timing an update")
         cost = site.cost(probe_forest(seen, config))
-    predicted = forecast(seen, config, cost, lone_engine_spec(lone).forks)
+    predicted = forecast(seen, prepared, cost, lone_engine_spec(lone).forks)
     findings = find(seen, config, task, predicted)
     console.print()
     show(console, config, seen, recommend(seen, config), predicted, findings)

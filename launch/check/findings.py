@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.schema import Config, WithoutBest
-from launch.check.forecast import RANGE, Forecast, total
+from launch.check.forecast import RANGE, Forecast
 from launch.check.look import Look, count, share
+from launch.memory_plan import shortages
 from rewards.task import Task
 from trainer.diagnosis.causes import TIMED_STEPS, data_too_large, unverifiable_reward, why_silent
 from trainer.diagnosis.history import History, Step, of_group
@@ -196,11 +197,13 @@ def _learning_rate(config: Config) -> Iterator[Finding]:
 
 
 def _memory(config: Config, forecast: Forecast) -> Iterator[Finding]:
-    needed = total(forecast, config)
-    if forecast.available is not None and needed > forecast.available:
+    plan, available = forecast.plan, forecast.available
+    for shortage in shortages(plan, config):
+        yield Finding("memory", shortage.sentence, shortage.advice, fatal=False)
+    if available is not None and plan.total > available:
         yield Finding(
             "memory",
-            f"The run may need {needed / 2**30:.1f} GiB, and {forecast.available / 2**30:.1f} GiB are free.",
+            f"The run may need {plan.total / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free.",
             "Lower training.micro_batch_tokens or engine.kv_cache_gib, set training.gradient_checkpointing: true, or "
             "take a smaller model.",
             fatal=False,

@@ -2,22 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema import Config
 from launch.check.look import Look, nodes, thinned
-from launch.memory import ITEM_BYTES, rank_state_bytes
+from launch.memory import ITEM_BYTES
+from launch.memory_plan import EXAMPLE_PLAN, Hardware, Load, MemoryPlan, memory_plan
+from launch.prepare import Prepared
 from trainer.signal.advantages import Lesson, assign
 from trainer.update.forest import Forest, pack
 from trainer.update.probe import UpdateCost
 from trainer.update.rank import zero_stage
-
-LOGITS_BYTES = 3 * (64 << 20)
-"""The logits of some parents, their softmax, and the gradient: `trainer.update.policy.LOGITS_AT_ONCE` each."""
-
-LIBRARIES_BYTES = {"engine": 1 << 30, "rank": 3 << 28}
-"""A process before it holds a model: Python, torch, and vLLM or DeepSpeed, as far as it is not shared."""
 
 WEIGHT_SYNC_COPIES = 5
 """Times that every weight is copied on its way: into the bucket, shared memory, the engine's, packed, and summed."""
@@ -32,13 +28,13 @@ whose other work comes and goes."""
 
 @dataclass(frozen=True)
 class Forecast:
-    """memory: bytes by process and part, each rank and engine alike. seconds: of an early step, by phase.
+    """plan: memory by process. seconds: of an early step, by phase.
 
     tree_tokens: of that step's update. available: bytes of memory free for all processes of this machine; None on
-    GPUs, whose memory is divided by engine.gpu_memory_utilization.
+    GPUs, of which each process has its part.
     """
 
-    memory: Mapping[str, Mapping[str, float]]
+    plan: MemoryPlan
     available: float | None
     seconds: Mapping[str, float]
     tree_tokens: float
@@ -49,8 +45,8 @@ class Forecast:
 
 
 EXAMPLE_FORECAST = Forecast(
-    memory={"rank": {"weights": 5.4e8, "gradients": 5.4e8, "optimizer": 1.1e9}, "engine": {"weights": 5.4e8}},
-    available=2.1e10,
+    plan=EXAMPLE_PLAN,
+    available=None,
     seconds={"sampling": 1.6, "update": 6.1, "weight sync": 1.2},
     tree_tokens=1400.0,
 )
@@ -62,11 +58,12 @@ def probe_forest(look: Look, config: Config) -> Forest:
     return pack(lessons, 1, min(PROBE_NODES, config.training.micro_batch_tokens)).forests[0][0]
 
 
-def forecast(look: Look, config: Config, cost: UpdateCost, forks: bool) -> Forecast:
+def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> Forecast:
     """Of a step on groups like those seen; the policy sharpens as it learns, and then steps take less.
 
     forks: whether groups are sampled by forking, so that sampling takes as long as there are distinct tokens.
     """
+    config = prepared.config
     sampling, training = config.sampling, config.training
     wanted, seen = sampling.num_generations, look.groups[0].group.num_generations
 
@@ -90,15 +87,13 @@ def forecast(look: Look, config: Config, cost: UpdateCost, forks: bool) -> Forec
     size = cost.parameters * ITEM_BYTES[cost.dtype]
     micro_batch = min(training.micro_batch_tokens, tree_tokens / training.ranks)
     return Forecast(
-        memory={
-            "rank": rank_bytes(config, cost, micro_batch),
-            "engine": {
-                "weights": float(size),
-                "keys and values": float(config.engine.kv_cache_gib << 30),
-                "libraries": float(LIBRARIES_BYTES["engine"]),
-            },
-        },
-        available=None if cost.gpu else available_memory(),
+        plan=memory_plan(
+            config,
+            replace(prepared.shape, parameters=cost.parameters),
+            Hardware(cost.dtype, prepared.gpus, cost.gpu_bytes),
+            Load(prepared.context_length, micro_batch, cost.bytes_per_node),
+        ),
+        available=None if cost.gpu_bytes else available_memory(),
         seconds={
             "sampling": sample,
             "update": update * training.num_iterations,
@@ -123,14 +118,6 @@ def step_tree_tokens(lessons: Sequence[Lesson], config: Config) -> float:
     return planted(known) + added * (wanted - known)
 
 
-def rank_bytes(config: Config, cost: UpdateCost, micro_batch_nodes: float) -> dict[str, float]:
-    """What a DeepSpeed rank holds during an update."""
-    return rank_state_bytes(config.training, cost.parameters, cost.dtype) | {
-        "activations": cost.bytes_per_node * micro_batch_nodes + LOGITS_BYTES,
-        "libraries": float(LIBRARIES_BYTES["rank"]),
-    }
-
-
 def available_memory() -> float:
     """Bytes that processes can still get: of the machine, or of the control group that this process is in."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -140,14 +127,6 @@ def available_memory() -> float:
         used = float((limit.parent / "memory.current").read_text(encoding="ascii"))
         free = min(free, float(text) - used)
     return free
-
-
-def total(forecast: Forecast, config: Config) -> float:
-    """Bytes of all ranks and engines."""
-    return (
-        sum(forecast.memory["rank"].values()) * config.training.ranks
-        + sum(forecast.memory["engine"].values()) * config.engine.engines
-    )
 
 
 def _at(wanted: int, seen: int, tokens: Callable[[int], float]) -> float:

@@ -11,9 +11,10 @@ from rich.text import Text
 from configs.schema import Config
 from launch.check.advice import Recommendation, chances
 from launch.check.findings import Finding, chosen
-from launch.check.forecast import RANGE, Forecast, total
+from launch.check.forecast import RANGE, Forecast
 from launch.check.look import Look, distinct_share, share
 from launch.logger.display import COLORS, one_line, shown
+from launch.memory_plan import MemoryPlan
 from trainer.scored import ScoredGroup
 
 WIDTH = 100
@@ -48,7 +49,8 @@ def show(
             f"sampling.temperature {recommendation.temperature:g}. {recommendation.reason}",
         ),
         Text(),
-        _memory(config, forecast),
+        _memory(forecast.plan),
+        _memory_sum(forecast),
         _seconds(forecast),
         Text(
             f"Estimates of an early step, {RANGE[0]:g} to {RANGE[1]:g} times that. Sampling: what it took here, "
@@ -155,16 +157,31 @@ def _temperatures(config: Config, look: Look) -> Table:
     return table
 
 
-def _memory(config: Config, forecast: Forecast) -> Text:
-    lines = []
-    for name, number in (("rank", config.training.ranks), ("engine", config.engine.engines)):
-        parts = forecast.memory[name]
-        inside = ", ".join(f"{part} {_gib(size)}" for part, size in parts.items())
-        lines.append(f"{number} {name}{'s' if number > 1 else ''} of {_gib(sum(parts.values()))} GiB ({inside})")
-    free = "" if forecast.available is None else f"; {_gib(forecast.available)} GiB are free here"
-    return Text.assemble(
-        ("Memory: ", "bold"), f"about {_gib(total(forecast, config))} GiB{free}. ", "; ".join(lines), "."
-    )
+def _memory(plan: MemoryPlan) -> Table:
+    """What each process will hold, part by part."""
+    kinds = [(plan.engines, "engine", plan.engine, plan.engine_room), (plan.ranks, "rank", plan.rank, plan.rank_room)]
+    title = "Memory of each process, GiB"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column("")
+    for _, name, _, _ in kinds:
+        table.add_column(name, justify="right")
+    table.add_row("processes", *(str(number) for number, _, _, _ in kinds))
+    for part in dict.fromkeys((*plan.engine, *plan.rank)):
+        table.add_row(part, *(_gib(parts[part]) if part in parts else "" for _, _, parts, _ in kinds))
+    table.add_row("all", *(_gib(sum(parts.values())) for _, _, parts, _ in kinds), style="bold")
+    if plan.hardware.gpu_bytes:
+        table.add_row("room on its GPU", *(_gib(room) for _, _, _, room in kinds))
+    return table
+
+
+def _memory_sum(forecast: Forecast) -> Text:
+    plan, free = forecast.plan, forecast.available
+    place = "" if free is None else f"; {_gib(free)} GiB are free here"
+    if gpu_bytes := plan.hardware.gpu_bytes:
+        shared = "an engine and a rank on one" if plan.shared else "one for each process"
+        place = f", on GPUs of {_gib(gpu_bytes)} GiB, {shared}"
+    cache = f"An engine has keys and values of {plan.cached_tokens:,} tokens at a time."
+    return Text.assemble(("Memory: ", "bold"), f"about {_gib(plan.total)} GiB{place}. {cache}")
 
 
 def _seconds(forecast: Forecast) -> Text:

@@ -10,6 +10,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from configs.errors import ConfigError
+from launch.hardware import gpu_bytes
+from launch.memory_plan import refuse_shortage, shortages
 from launch.prepare import Prepared
 from launch.processes.placement import Placement, node_name
 from launch.processes.waiting import wait
@@ -47,6 +49,21 @@ def refuse_strangers(prepared: Prepared, placement: Placement, folder: Path | No
         ]
     if problems:
         raise ConfigError(*problems)
+
+
+def refuse_small_gpus(prepared: Prepared, placement: Placement, trains: bool, tell: Callable[[str], None]) -> None:
+    """Raises ConfigError with figures: the memory plan does not fit on the smallest GPU of the machines that
+    processes may run on. tell: takes what may not fit, depending on what is in a step."""
+    if not placement.gpu:
+        return
+    timeout = prepared.config.cluster.start_timeout
+    sizes = _on_each(placement.nodes, gpu_bytes, (), "asking for the GPUs' memory", timeout).values()
+    known = [size for size in sizes if size is not None]
+    if known:
+        plan = prepared.memory_plan(min(known), trains)
+        refuse_shortage(plan, prepared.config)
+        for shortage in shortages(plan, prepared.config):
+            tell(f"memory may run short: {shortage}")
 
 
 def model_problem(folder: str, path: str) -> str:

@@ -12,7 +12,7 @@ from launch.engine_spec import engine_spec
 from launch.prepare import Prepared
 from launch.processes.actors import EngineProcess, RankProcess
 from launch.processes.cluster import connected
-from launch.processes.machines import refuse_strangers
+from launch.processes.machines import refuse_small_gpus, refuse_strangers
 from launch.processes.placement import Placement, placed
 from launch.processes.pool import Engines, Ranks
 from launch.processes.restarts import Restarts
@@ -28,6 +28,7 @@ def engines_only(prepared: Prepared, phase: Callable[[str], None]) -> Iterator[E
     phase("starting Ray")
     with connected(config), placed(prepared, trains=False) as placement, ended(watch):
         refuse_strangers(prepared, placement)
+        refuse_small_gpus(prepared, placement, trains=False, tell=phase)
         phase(_starting("starting the engines", placement))
         restarts = Restarts(config.run.max_restarts, phase)
         engines = _engines(prepared, placement, EngineProcess, None, watch, restarts)
@@ -69,6 +70,7 @@ def processes(
     """
     with placed(prepared, trains=True) as placement, ended(watch):
         refuse_strangers(prepared, placement, folder)
+        refuse_small_gpus(prepared, placement, trains=True, tell=phase)
         phase(_starting("starting engines and ranks", placement))
         names = [f"rank {index}" for index in range(len(placement.ranks))]
         actors = {

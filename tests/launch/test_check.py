@@ -17,16 +17,18 @@ from generation.groups import Group
 from launch.__main__ import main
 from launch.check.advice import chances, recommend
 from launch.check.findings import Finding, find
-from launch.check.forecast import EXAMPLE_FORECAST, Forecast, forecast, probe_forest, rank_bytes, total
+from launch.check.forecast import EXAMPLE_FORECAST, Forecast, forecast, probe_forest
 from launch.check.look import Look, count, look, nodes, thinned
 from launch.check.page import WIDTH, show, verdict
+from launch.prepare import Prepared
 from launch.task_scorer import TaskScorer
 from rewards.judges import Answer
 from rewards.prompts import Prompt, Verdict
 from rewards.task import Task
 from tests.fakes import completion
 from tests.tiny import load_tiny_model, make_tiny_model
-from trainer.update.probe import EXAMPLE_UPDATE_COST, probe
+from trainer.update.model_shape import EXAMPLE_SHAPE
+from trainer.update.probe import EXAMPLE_UPDATE_COST, UpdateCost, probe
 
 Shares = Mapping[str, float]
 """Text -> its share of the samples. A text that ends in "..." is cut off."""
@@ -118,6 +120,13 @@ def found(
     **sections: Any,
 ) -> Sequence[Finding]:
     return find(seen(shares, of, **sections), a_config(**sections), of or a_task(), predicted)
+
+
+def predicted(
+    result: Look, config: Config, cost: UpdateCost = EXAMPLE_UPDATE_COST, gpus: int = 0, forks: bool = True
+) -> Forecast:
+    shape = replace(EXAMPLE_SHAPE, parameters=1)  # what is counted on the spot is taken
+    return forecast(result, Prepared(config, gpus, "model", None, 64, shape, a_task()), cost, forks)
 
 
 def causes(findings: Sequence[Finding]) -> list[tuple[str, bool]]:
@@ -307,13 +316,12 @@ def test_the_forecast_scales_with_the_step() -> None:
     result = replace(seen(MIXED), seconds=2.0)
     small = a_config(sampling={"prompts_per_step": 4, "num_generations": 256})
     large = a_config(sampling={"prompts_per_step": 8, "num_generations": 256})
-    few, many = (forecast(result, config, EXAMPLE_UPDATE_COST, forks=True) for config in (small, large))
+    few, many = (predicted(result, config) for config in (small, large))
     # The latest batch, of four prompts, took two seconds.
     assert few.seconds["sampling"] == pytest.approx(2.0 * nodes([g.group for g in result.groups]) / result.nodes / 2)
     assert many.seconds["sampling"] == pytest.approx(2 * few.seconds["sampling"])
     assert many.seconds["weight sync"] == few.seconds["weight sync"] > 0
-    plain = forecast(result, a_config(sampling={"prompts_per_step": 4, "num_generations": 64}), EXAMPLE_UPDATE_COST,
-                     forks=False)  # fmt: skip
+    plain = predicted(result, a_config(sampling={"prompts_per_step": 4, "num_generations": 64}), forks=False)
     assert plain.seconds["sampling"] == pytest.approx(2.0 * 2 / 2 / 4, rel=0.3)  # without forks, samples count
 
 
@@ -327,7 +335,7 @@ def test_what_larger_groups_than_were_seen_will_cost() -> None:
         config = a_config(sampling={"num_generations": wanted})
         result = look(config, task, slow, TaskScorer(task), lambda _: None, clock=lambda: slow.clock)
         assert result.groups[0].group.num_generations == 64
-        return forecast(result, config, EXAMPLE_UPDATE_COST, forks=True).tree_tokens
+        return predicted(result, config).tree_tokens
 
     assert tokens(alike, 256) == tokens(alike, 64)
     assert tokens(rambling, 256) == pytest.approx(4 * tokens(rambling, 64), rel=0.2)
@@ -341,31 +349,36 @@ def test_what_prompts_share_is_in_a_steps_tree_once() -> None:
 
     def tokens(prompts: int) -> float:
         config = a_config(sampling={"prompts_per_step": prompts})
-        return forecast(result, config, EXAMPLE_UPDATE_COST, forks=True).tree_tokens
+        return predicted(result, config).tree_tokens
 
     # A number, a last token, and the one token before the end that both answers, of one length, have.
     assert [tokens(prompts) for prompts in (1, 8, 16, 100)] == [50 + 3 * prompts for prompts in (1, 8, 16, 100)]
 
 
-def test_memory_of_a_rank_by_stage_and_number_format() -> None:
-    size = EXAMPLE_UPDATE_COST.parameters
+def test_memory_is_planned_with_what_was_measured() -> None:
+    """The weights that were counted, the activations that were measured, of the micro-batch that was seen."""
+    result = replace(seen(MIXED), seconds=2.0)
+    plan = predicted(result, a_config()).plan
+    assert plan.rank["weights"] == plan.engine["weights"] == 4 * EXAMPLE_UPDATE_COST.parameters
+    tokens = predicted(result, a_config()).tree_tokens
+    assert plan.rank["activations"] == tokens * EXAMPLE_UPDATE_COST.bytes_per_node
+    narrow = predicted(result, a_config(training={"micro_batch_tokens": 8})).plan
+    assert narrow.rank["activations"] == 8 * EXAMPLE_UPDATE_COST.bytes_per_node
 
-    def parts(dtype: str, **training: Any) -> dict[str, float]:
-        cost = replace(EXAMPLE_UPDATE_COST, dtype=dtype)
-        return rank_bytes(a_config(training=training), cost, micro_batch_nodes=100)
 
-    single = parts("float32", zero_stage=0)
-    assert (single["weights"], single["gradients"], single["optimizer"]) == (4 * size, 4 * size, 8 * size)
-    assert single["activations"] > 100 * EXAMPLE_UPDATE_COST.bytes_per_node
-    mixed = parts("bfloat16", zero_stage=3, ranks=2)
-    assert (mixed["weights"], mixed["gradients"], mixed["optimizer"]) == (size, 2 * size, 6 * size)
-    shared = parts("bfloat16", zero_stage=0, ranks=2)  # at stage 1: see `trainer.update.rank.zero_stage`
-    assert (shared["weights"], shared["gradients"], shared["optimizer"]) == (2 * size, 4 * size, 6 * size)
-    assert parts("float32", zero_stage=3) == single  # alone
-    assert parts("bfloat16", zero_stage=3, ranks=2, beta=0.1)["weights"] == size + 2 * size
-    config = a_config(training={"ranks": 2}, engine={"engines": 3})
-    memory = {"rank": {"weights": 10.0}, "engine": {"weights": 1.0}}
-    assert total(replace(EXAMPLE_FORECAST, memory=memory), config) == 23.0
+def test_on_a_gpu_the_cache_is_what_the_engine_s_share_leaves() -> None:
+    """Not what engine.kv_cache_gib says, and the rank has the rest."""
+    cost = replace(EXAMPLE_UPDATE_COST, gpu_bytes=80 << 30, dtype="bfloat16")
+    made = predicted(seen(MIXED), a_config(), cost, gpus=1)
+    plan = made.plan
+    assert sum(plan.engine.values()) == pytest.approx(0.45 * (80 << 30))
+    assert plan.engine["keys and values"] > 20 << 30
+    assert plan.shared and plan.rank_room == pytest.approx(0.55 * (80 << 30))
+    assert made.available is None
+    small = predicted(seen(MIXED), a_config(), replace(cost, gpu_bytes=2 << 30), gpus=1)
+    findings = found(MIXED, predicted=small)
+    assert causes(findings) == [("memory", False), ("memory", False)]
+    assert "engine.gpu_memory_utilization: 0.45 of a GPU's 2.0 GiB" in findings[0].sentence
 
 
 def test_an_update_is_timed_on_a_few_layers(tmp_path: Path) -> None:
@@ -385,9 +398,9 @@ def test_an_update_is_timed_on_a_few_layers(tmp_path: Path) -> None:
 def page(shares: Any = MIXED, **sections: Any) -> list[str]:
     out = io.StringIO()
     result, config = seen(shares, **sections), a_config(**sections)
-    predicted = forecast(result, config, EXAMPLE_UPDATE_COST, forks=True)
-    findings = find(result, config, a_task(), predicted)
-    show(Console(file=out, width=200), config, result, recommend(result, config), predicted, findings)
+    made = predicted(result, config)
+    findings = find(result, config, a_task(), made)
+    show(Console(file=out, width=200), config, result, recommend(result, config), made, findings)
     return out.getvalue().splitlines()
 
 
@@ -396,7 +409,8 @@ def test_the_page_shows_what_was_seen_and_says_the_verdict_last() -> None:
     text = "\n".join(lines)
     assert max(map(len, lines)) <= WIDTH
     assert lines[-1] == "This run could learn: 8 of 8 groups have signal."
-    for part in ("hm, a", "malformed", "truncated", "256", "Recommended: sampling.num_generations 128", "Memory:"):
+    for part in ("hm, a", "malformed", "truncated", "256", "Recommended: sampling.num_generations 128", "optimizer",
+                 "Memory: about"):  # fmt: skip
         assert part in text
     assert text.count("'hm, a'") == 8
     lines = page(shares={"the answer is": 0.6, "yes": 0.4})

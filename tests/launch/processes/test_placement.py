@@ -25,6 +25,7 @@ from launch.processes.session import environment, session, unheard
 from launch.processes.watch import Watch
 from tests.end_to_end.runs import ROOT
 from tests.launch.processes.stubs import StubEngine, StubRank
+from trainer.update.model_shape import EXAMPLE_SHAPE
 
 MACHINES = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 8), min_size=1)
 
@@ -92,7 +93,7 @@ def nodes() -> Iterator[dict[int, str]]:
 def prepared(gpus: int, folder: str = str(ROOT), **sections: Any) -> Prepared:
     config = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}} | sections)
     task: Any = None
-    return Prepared(derived(config, gpus), gpus, folder, None, 64, task)
+    return Prepared(derived(config, gpus), gpus, folder, None, 64, EXAMPLE_SHAPE, task)
 
 
 @contextmanager
