@@ -1,5 +1,6 @@
 """Everything that can be read, checked and refused before Ray or vLLM starts."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ from launch.logger import tracking
 from launch.processes.address import cluster_address
 from rewards.prompts import Message
 from rewards.task import Task, Tokenize, load_task
+from trainer.update.lora import adapter_size
 from trainer.update.model import (
     ModelError,
     context_length,
     encoder,
+    linear_layers,
     load_config,
     load_tokenizer,
-    parameter_count,
     resolve,
+    weight_shapes,
 )
 
 
@@ -79,10 +82,15 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
 
     try:
         model = resolve(config.model.path, config.model.revision, config.cluster.start_timeout)
-        parameters = parameter_count(model.folder)
-        if cluster_address(config) is None:
-            preflight.refuse_too_large(config, parameters, gpus > 0, trains)
+        shapes = weight_shapes(model.folder)
         limit = context_length(model.folder, trust)
+        layers = linear_layers(model.folder, shapes) if shapes else {}
+        if shapes:
+            preflight.refuse_unknown_targets(config, layers)
+        if cluster_address(config) is None:
+            parameters = sum(map(math.prod, shapes.values())) if shapes else None
+            adapter = adapter_size(layers, config.training)
+            preflight.refuse_too_large(config, parameters, gpus > 0, trains, adapter)
         task = load_task(config.task, config.seed, tokenize, config.run.evaluation_prompts)
         preflight.refuse_misfits(config, task.prompts, limit, gpus > 0, task.held_out)
         preflight.refuse_unknown_arguments(config)
