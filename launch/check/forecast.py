@@ -81,11 +81,10 @@ def forecast(look: Look, config: Config, cost: UpdateCost, forks: bool) -> Forec
     sampled = _at(wanted, seen, step_nodes) if forks else step_nodes(seen) * wanted / seen
     sample = look.seconds * sampled / look.nodes * scale / config.engine.engines
 
+    trained = cost.adapter or cost.parameters
     passes = 1 + (1 / 3 if training.beta else 0)  # the reference model has a forward pass only
     update = tree_tokens / training.ranks * cost.seconds_per_node * passes
-    update += (
-        cost.parameters / (training.ranks if zero_stage(training, cost.dtype) else 1) * cost.seconds_per_parameter
-    )
+    update += trained / (training.ranks if zero_stage(training, cost.dtype) else 1) * cost.seconds_per_parameter
 
     size = cost.parameters * ITEM_BYTES[cost.dtype]
     micro_batch = min(training.micro_batch_tokens, tree_tokens / training.ranks)
@@ -125,7 +124,7 @@ def step_tree_tokens(lessons: Sequence[Lesson], config: Config) -> float:
 
 def rank_bytes(config: Config, cost: UpdateCost, micro_batch_nodes: float) -> dict[str, float]:
     """What a DeepSpeed rank holds during an update."""
-    return rank_state_bytes(config.training, cost.parameters, cost.dtype) | {
+    return rank_state_bytes(config.training, cost.parameters, cost.dtype, cost.adapter) | {
         "activations": cost.bytes_per_node * micro_batch_nodes + LOGITS_BYTES,
         "libraries": float(LIBRARIES_BYTES["rank"]),
     }

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from configs.derived import derived
-from configs.schema import Config
+from configs.schema import Config, TrainingSettings
 from generation.engine import SampleRequest
 from generation.groups import Group
 from launch.__main__ import main
@@ -26,6 +26,8 @@ from rewards.prompts import Prompt, Verdict
 from rewards.task import Task
 from tests.fakes import completion
 from tests.tiny import load_tiny_model, make_tiny_model
+from trainer.update.lora import adapter_size
+from trainer.update.model import linear_layers, weight_shapes
 from trainer.update.probe import EXAMPLE_UPDATE_COST, probe
 
 Shares = Mapping[str, float]
@@ -363,6 +365,9 @@ def test_memory_of_a_rank_by_stage_and_number_format() -> None:
     assert (shared["weights"], shared["gradients"], shared["optimizer"]) == (2 * size, 4 * size, 6 * size)
     assert parts("float32", zero_stage=3) == single  # alone
     assert parts("bfloat16", zero_stage=3, ranks=2, beta=0.1)["weights"] == size + 2 * size
+    cost = replace(EXAMPLE_UPDATE_COST, adapter=1000)
+    lora = rank_bytes(a_config(training={"zero_stage": 0, "beta": 0.1}), cost, micro_batch_nodes=100)
+    assert (lora["weights"], lora["gradients"], lora["optimizer"]) == (4 * size + 4000, 4000, 8000)
     config = a_config(training={"ranks": 2}, engine={"engines": 3})
     memory = {"rank": {"weights": 10.0}, "engine": {"weights": 1.0}}
     assert total(replace(EXAMPLE_FORECAST, memory=memory), config) == 23.0
@@ -371,15 +376,20 @@ def test_memory_of_a_rank_by_stage_and_number_format() -> None:
 def test_an_update_is_timed_on_a_few_layers(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path)
     config = a_config()
-    few = probe(model, "float32", False, False, False, probe_forest(seen(MIXED), config))
+    forest = probe_forest(seen(MIXED), config)
+    few = probe(model, "float32", False, config.training, False, forest)
     assert few.parameters == sum(weight.numel() for weight in load_tiny_model(model).parameters())
     assert few.seconds_per_node > 0
     assert few.seconds_per_parameter > 0
     assert few.seconds_per_byte > 0
     # Of each layer at least what its linear maps read: two of the hidden size, one of the inner one, in float32.
     assert few.bytes_per_node > 2 * 4 * (64 + 64 + 128)
-    spared = probe(model, "float32", False, True, False, probe_forest(seen(MIXED), config))
+    spared = probe(model, "float32", False, TrainingSettings(gradient_checkpointing=True), False, forest)
     assert spared.bytes_per_node < few.bytes_per_node / 2
+    adapted = probe(model, "float32", False, TrainingSettings(lora_rank=2), False, forest)
+    assert (few.adapter, adapted.parameters) == (0, few.parameters)
+    layers = linear_layers(Path(model), weight_shapes(Path(model)) or {})
+    assert adapted.adapter == adapter_size(layers, TrainingSettings(lora_rank=2)) > 0
 
 
 def page(shares: Any = MIXED, **sections: Any) -> list[str]:
