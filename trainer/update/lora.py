@@ -37,8 +37,8 @@ def adapter_size(layers: Mapping[str, Sequence[int]], training: TrainingSettings
 
 
 def adapted(model: Any, training: TrainingSettings) -> Any:
-    """peft's `PeftModel` of `model`, which has the adapter inside from now on; all other weights are frozen. None, and
-    the model as it was, without `training.lora_rank`.
+    """peft's `PeftModel` of `model`, which has the adapter inside from now on; all other weights are frozen. Without
+    `training.lora_rank` None, and the model is as it was.
 
     B is 0 at first, so nothing the model says has changed; A is random. Raises ModelError: the layers asked for are
     none that it could have one beside.
