@@ -20,6 +20,9 @@ MAXIMUM_TEMPERATURE = 2.0
 LARGEST_REWARD = 1e6
 """Up or down. Far beyond it, the spread of a group's rewards is no number any more."""
 
+ALL_LINEAR = ("all-linear",)
+"""Of `training.lora_target_modules`: peft's word for all linear layers but the head."""
+
 Shaping = Literal["none", "partial"]
 Difficulty = Literal["easy", "medium", "hard"]
 
@@ -393,6 +396,27 @@ class TrainingSettings(Section):
         description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. "
         "One rank splits nothing; in bfloat16 several split the optimizer state at 0 too.",
     )
+    lora_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Rank of LoRA adapters: they alone are trained, and the model's weights stay as they are. null "
+        "trains all weights. Adapters want about ten times the learning rate.",
+    )
+    lora_alpha: int | None = Field(
+        default=None,
+        ge=1,
+        le=MILLION,
+        description="What an adapter adds is multiplied by lora_alpha / lora_rank. null is twice lora_rank.",
+    )
+    lora_target_modules: tuple[Name, ...] = Field(
+        default=ALL_LINEAR,
+        min_length=1,
+        max_length=1000,
+        description="Linear layers that get an adapter, by the ends of their names, as [q_proj, v_proj]; all-linear "
+        "is every one but the head.",
+        json_schema_extra=remedy("Write it as [q_proj, v_proj], or leave it out for all-linear."),
+    )
     learning_rate: float = Field(default=1e-5, gt=0, le=10, description="Peak learning rate of AdamW.")
     lr_scheduler_type: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
         default="constant",
@@ -445,7 +469,8 @@ class TrainingSettings(Section):
         default=0.0,
         ge=0,
         le=MILLION,
-        description="Weight of the KL divergence from the untrained model; 0.0 needs no copy of it.",
+        description="Weight of the KL divergence from the untrained model; 0.0 needs no copy of it, and LoRA none "
+        "either way.",
     )
     use_bias_correction_kl: bool = Field(
         default=True,
@@ -491,6 +516,12 @@ class TrainingSettings(Section):
     threads: int | None = Field(
         default=None, ge=1, le=10_000, description="CPU threads per rank; null shares out the cores."
     )
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        """One needs no brackets."""
+        return (value,) if isinstance(value, str) else value
 
 
 class SignalSettings(Section):
@@ -627,7 +658,7 @@ class RunSettings(Section):
         ge=1,
         le=MILLION,
         description="Latest checkpoints that are kept, besides the one with the best evaluation. Each is about seven "
-        "times the size of the bfloat16 model.",
+        "times the size of the bfloat16 model, with LoRA little more than the model.",
     )
     resume: Literal["never", "auto"] = Field(
         default="never",
@@ -800,6 +831,19 @@ def _evaluation_conflicts(config: Config) -> Iterator[str]:
 
 
 def _training_conflicts(training: TrainingSettings, max_completion_length: int) -> Iterator[str]:
+    for name in ("lora_alpha", "lora_target_modules"):
+        value = getattr(training, name)
+        if training.lora_rank is None and value != TrainingSettings.model_fields[name].default:
+            shown = list(value) if isinstance(value, tuple) else value
+            yield (
+                f"training.{name}: {shown} has no effect without training.lora_rank, which is null: all weights are "
+                "trained. Set training.lora_rank, for example to 16, or leave it out."
+            )
+    if ALL_LINEAR[0] in training.lora_target_modules and training.lora_target_modules != ALL_LINEAR:
+        yield (
+            f"training.lora_target_modules: {list(training.lora_target_modules)} names layers beside all-linear, "
+            "which has them all. Leave out all-linear, or the others."
+        )
     if training.importance_sampling_level == "sequence" and training.loss_type in ("cispo", "rloo"):
         why = {"cispo": "weighs every token by its own ratio", "rloo": "takes the ratio of whole completions already"}
         yield (

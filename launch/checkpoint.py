@@ -1,8 +1,8 @@
 """A checkpoint: a folder with all that a run needs to go on, complete or not there.
 
 checkpoints/step-000120/
-  model/                          the policy, in Hugging Face format
-  optimizer-00001.safetensors ... master weights and Adam's moments; optimizer.json
+  model/                          the policy, in Hugging Face format; with LoRA merged, and adapter/, peft's
+  optimizer-00001.safetensors ... master weights and Adam's moments of what is trained; optimizer.json
   record.json                     the state of the loop, and what it belongs to
   manifest.json                   size and SHA-256 of every other file
 """

@@ -17,17 +17,21 @@ SAMPLING_COPIES = 3
 """Logits of all sequences while an engine draws: float32, sorted or masked, and their log-probabilities."""
 
 
-def rank_state_bytes(training: TrainingSettings, parameters: int, dtype: str) -> dict[str, float]:
+def rank_state_bytes(training: TrainingSettings, parameters: int, dtype: str, adapter: int = 0) -> dict[str, float]:
     """What a DeepSpeed rank holds between steps, by part (ZeRO, arXiv 1910.02054, section 3.1): AdamW has two float32
     moments, and master weights where the weights are bfloat16 or the stage splits the optimizer's state. Gradients
-    are summed in float32: 4 bytes a parameter, where the paper has 2."""
+    are summed in float32: 4 bytes a parameter, where the paper has 2.
+
+    parameters: weights of the model. adapter: of its LoRA adapter, 0 without one; it alone has gradients then.
+    """
     ranks, stage, item = training.ranks, zero_stage(training, dtype), ITEM_BYTES[dtype]
     masters = 4 if stage or dtype == "bfloat16" else 0
-    reference = parameters * item if training.beta else 0
+    trained = adapter or parameters
+    reference = parameters * item if training.beta and not adapter else 0
     return {
-        "weights": parameters * item / (ranks if stage >= 3 else 1) + reference,
-        "gradients": parameters * 4 / (ranks if stage >= 2 else 1),
-        "optimizer": parameters * (8 + masters) / (ranks if stage >= 1 else 1),
+        "weights": (parameters + adapter) * item / (ranks if stage >= 3 else 1) + reference,
+        "gradients": trained * 4 / (ranks if stage >= 2 else 1),
+        "optimizer": trained * (8 + masters) / (ranks if stage >= 1 else 1),
     }
 
 

@@ -108,10 +108,12 @@ EXAMPLE_PLAN = MemoryPlan(
 )
 
 
-def memory_plan(config: Config, shape: ModelShape, hardware: Hardware, load: Load, trains: bool = True) -> MemoryPlan:
+def memory_plan(
+    config: Config, shape: ModelShape, hardware: Hardware, load: Load, trains: bool = True, adapter: int = 0
+) -> MemoryPlan:
     """By the formulas of `launch.memory`.
 
-    config: with numbers of engines and ranks. trains: whether there are ranks.
+    config: with numbers of engines and ranks. trains: whether there are ranks. adapter: weights of a LoRA adapter.
     """
     engine, ranks = config.engine, config.training.ranks if trains else 0
     workers, dtype, gpu_bytes = engine.tensor_parallel_size, hardware.dtype, hardware.gpu_bytes
@@ -123,7 +125,7 @@ def memory_plan(config: Config, shape: ModelShape, hardware: Hardware, load: Loa
     alone = zero_stage(config.training, dtype) == 3
     return MemoryPlan(
         engine=_engine_bytes(config, shape, hardware, engine_room),
-        rank=_rank_bytes(config, shape, hardware, load, shared) if ranks else {},
+        rank=_rank_bytes(config, shape, hardware, load, shared, adapter) if ranks else {},
         engines=engine.engines * workers,
         ranks=ranks,
         hardware=hardware,
@@ -150,9 +152,11 @@ def _engine_bytes(config: Config, shape: ModelShape, hardware: Hardware, room: f
     return parts | {CACHE: max(0.0, room - sum(parts.values()))}
 
 
-def _rank_bytes(config: Config, shape: ModelShape, hardware: Hardware, load: Load, shared: bool) -> dict[str, float]:
+def _rank_bytes(
+    config: Config, shape: ModelShape, hardware: Hardware, load: Load, shared: bool, adapter: int
+) -> dict[str, float]:
     training, dtype = config.training, hardware.dtype
-    parts = rank_state_bytes(training, shape.parameters, dtype)
+    parts = rank_state_bytes(training, shape.parameters, dtype, adapter)
     parts["activations"] = (
         activation_bytes(shape, dtype, load.nodes, training.gradient_checkpointing)
         if load.bytes_per_node is None

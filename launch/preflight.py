@@ -1,8 +1,9 @@
 """What is known to fail before Ray or vLLM starts, once the task and the model's context length are read."""
 
+import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from configs.derived import has_own_gpus
 from configs.errors import ConfigError
@@ -12,6 +13,7 @@ from generation.engine import unknown_arguments
 from launch import hardware
 from launch.memory import ITEM_BYTES, rank_state_bytes
 from rewards.prompts import Prompt
+from trainer.update.lora import targeted
 
 PROCESSES_PER_CORE, THREADS_PER_CORE = 4, 8
 """Beyond these, processes only wait for each other, at every barrier for the slowest, until a time limit is over."""
@@ -57,6 +59,23 @@ def refuse_unknown_arguments(config: Config) -> None:
         raise ConfigError(*problems)
 
 
+def refuse_unknown_targets(config: Config, layers: Collection[str]) -> None:
+    """Raises ConfigError: a target of the LoRA adapter is none of the model's linear layers. layers: their names."""
+    ends = sorted({layer.rpartition(".")[2] for layer in layers})
+    problems = []
+    for target in config.training.lora_target_modules if config.training.lora_rank else ():
+        if targeted(layers, (target,)):
+            continue
+        near = difflib.get_close_matches(target, ends, n=1)
+        problems.append(
+            f"training.lora_target_modules: {target} is no linear layer of {config.model.path}, which has "
+            f"{', '.join(ends) or 'none'}; embeddings and head get no adapter. "
+            + (f"Did you mean {near[0]}?" if near else "Choose of these, or leave it out for all-linear.")
+        )
+    if problems:
+        raise ConfigError(*problems)
+
+
 def refuse_uneven_heads(config: Config, heads: int | None) -> None:
     """Raises ConfigError: an engine's GPUs cannot share the model's attention heads evenly.
 
@@ -71,16 +90,17 @@ def refuse_uneven_heads(config: Config, heads: int | None) -> None:
         )
 
 
-def refuse_too_large(config: Config, parameters: int | None, gpu: bool, trains: bool) -> None:
+def refuse_too_large(config: Config, parameters: int | None, gpu: bool, trains: bool, adapter: int = 0) -> None:
     """Raises ConfigError with figures: what is to be started cannot fit this machine.
 
-    parameters: weights of the model, None where they are not known. trains: whether ranks are started too.
+    parameters: weights of the model, None where they are not known. trains: whether ranks are started too. adapter:
+    weights of the LoRA adapter, 0 without one.
     """
     ranks = config.training.ranks if trains else 0
     problems = [*_core_problems(config, ranks, len(os.sched_getaffinity(0)))]
     if not gpu:
         dtype = hardware.dtype(config.model.dtype, gpu)
-        problems += _memory_problems(config, ranks, parameters or 0, dtype, machine_bytes())
+        problems += _memory_problems(config, ranks, parameters or 0, adapter, dtype, machine_bytes())
     if problems:
         raise ConfigError(*problems)
 
@@ -137,10 +157,13 @@ def _core_problems(config: Config, ranks: int, cores: int) -> Iterator[str]:
             )
 
 
-def _memory_problems(config: Config, ranks: int, parameters: int, dtype: str, available: float) -> Iterator[str]:
+def _memory_problems(
+    config: Config, ranks: int, parameters: int, adapter: int, dtype: str, available: float
+) -> Iterator[str]:
     """Counts what is certain to be held, without activations and libraries. available: bytes."""
     weights, cache = parameters * ITEM_BYTES[dtype] / GIB, config.engine.kv_cache_gib
-    parts = {name: size / GIB for name, size in rank_state_bytes(config.training, parameters, dtype).items()}
+    state = rank_state_bytes(config.training, parameters, dtype, adapter)
+    parts = {name: size / GIB for name, size in state.items()}
     engines, have = config.engine.engines, available / GIB
     need = engines * (cache + weights) + ranks * sum(parts.values())
     if need > have:

@@ -1,5 +1,6 @@
 """Everything that can be read, checked and refused before Ray or vLLM starts."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +15,17 @@ from launch.memory_plan import Hardware, Load, MemoryPlan, memory_plan, refuse_s
 from launch.processes.address import cluster_address
 from rewards.prompts import Message
 from rewards.task import Task, Tokenize, load_task
+from trainer.update.lora import adapter_size
 from trainer.update.model import (
     ModelError,
     context_length,
     encoder,
+    linear_layers,
     load_config,
     load_tokenizer,
-    parameter_count,
     resolve,
     shape_of,
+    weight_shapes,
 )
 from trainer.update.model_shape import ModelShape
 
@@ -34,7 +37,8 @@ class Prepared:
     config: with a value for every setting that depends on where the run takes place. gpus: of this machine, or of the
     configured cluster; 0 where processes run on CPUs.
     model: a folder or hub id. revision: of a hub id, the commit that all processes load.
-    context_length: tokens of prompt and completion together that engines allow. shape: of the model.
+    context_length: tokens of prompt and completion together that engines allow. shape: of the model. adapter: weights
+    of its LoRA adapter, 0 without one.
     """
 
     config: Config
@@ -43,13 +47,15 @@ class Prepared:
     revision: str | None
     context_length: int
     shape: ModelShape
+    adapter: int
     task: Task
 
     def memory_plan(self, gpu_bytes: float | None, trains: bool) -> MemoryPlan:
         """At whole micro-batches. gpu_bytes: of the smallest GPU; None on CPUs. trains: whether there are ranks."""
         dtype = hardware.dtype(self.config.model.dtype, gpu_bytes is not None)
         load = Load(self.context_length, self.config.training.micro_batch_tokens, bytes_per_node=None)
-        return memory_plan(self.config, self.shape, Hardware(dtype, self.gpus, gpu_bytes), load, trains)
+        machine = Hardware(dtype, self.gpus, gpu_bytes)
+        return memory_plan(self.config, self.shape, machine, load, trains, self.adapter)
 
 
 def gpus_of(config: Config) -> int:
@@ -89,10 +95,15 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
 
     try:
         model = resolve(config.model.path, config.model.revision, config.cluster.start_timeout)
-        parameters = parameter_count(model.folder)
-        if cluster_address(config) is None:
-            preflight.refuse_too_large(config, parameters, gpus > 0, trains)
+        shapes = weight_shapes(model.folder)
         limit = context_length(model.folder, trust)
+        layers = linear_layers(model.folder, shapes) if shapes else {}
+        if shapes:
+            preflight.refuse_unknown_targets(config, layers)
+        parameters = sum(map(math.prod, shapes.values())) if shapes else None
+        adapter = adapter_size(layers, config.training)
+        if cluster_address(config) is None:
+            preflight.refuse_too_large(config, parameters, gpus > 0, trains, adapter)
         task = load_task(config.task, config.seed, tokenize, config.run.evaluation_prompts)
         preflight.refuse_misfits(config, task.prompts, limit, gpus > 0, task.held_out)
         preflight.refuse_unknown_arguments(config)
@@ -105,7 +116,7 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
     longest = max(len(prompt.token_ids) for prompt in (*task.prompts, *task.held_out))
     needed = longest + config.sampling.max_completion_length
     length = config.engine.max_model_len or min(limit, needed + 1)
-    prepared = Prepared(config, gpus, model.name, model.revision, length, shape, task)
+    prepared = Prepared(config, gpus, model.name, model.revision, length, shape, adapter, task)
     if gpus and cluster_address(config) is None:
         refuse_shortage(prepared.memory_plan(hardware.gpu_bytes(), trains), config)
     return prepared

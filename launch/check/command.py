@@ -133,7 +133,7 @@ def _cost(prepared: Prepared, forest: Forest) -> UpdateCost:
         prepared.model,
         hardware.dtype(config.model.dtype, gpu),
         config.model.trust_remote_code,
-        config.training.gradient_checkpointing,
+        config.training,
         gpu,
         forest,
         prepared.revision,

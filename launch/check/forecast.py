@@ -78,11 +78,10 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
     sampled = _at(wanted, seen, step_nodes) if forks else step_nodes(seen) * wanted / seen
     sample = look.seconds * sampled / look.nodes * scale / config.engine.engines
 
+    trained = cost.adapter or cost.parameters
     passes = 1 + (1 / 3 if training.beta else 0)  # the reference model has a forward pass only
     update = tree_tokens / training.ranks * cost.seconds_per_node * passes
-    update += (
-        cost.parameters / (training.ranks if zero_stage(training, cost.dtype) else 1) * cost.seconds_per_parameter
-    )
+    update += trained / (training.ranks if zero_stage(training, cost.dtype) else 1) * cost.seconds_per_parameter
 
     size = cost.parameters * ITEM_BYTES[cost.dtype]
     micro_batch = min(training.micro_batch_tokens, tree_tokens / training.ranks)
@@ -92,6 +91,7 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
             replace(prepared.shape, parameters=cost.parameters),
             Hardware(cost.dtype, prepared.gpus, cost.gpu_bytes),
             Load(prepared.context_length, micro_batch, cost.bytes_per_node),
+            adapter=cost.adapter,
         ),
         available=None if cost.gpu_bytes else available_memory(),
         seconds={

@@ -375,6 +375,36 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
         "at least training.epsilon (0.3)",
         "lower epsilon",
     ),
+    "a rank of no LoRA": (
+        ["--training.lora_rank", "0"],
+        "training.lora_rank: 0",
+        "at least 1",
+        "Choose",
+    ),
+    "alpha without a rank": (
+        ["--training.lora_alpha", "32"],
+        "training.lora_alpha: 32 has no effect",
+        "training.lora_rank, which is null",
+        "Set training.lora_rank",
+    ),
+    "targets without a rank": (
+        ["--training.lora_target_modules", "q_proj"],
+        "training.lora_target_modules: ['q_proj'] has no effect",
+        "training.lora_rank, which is null",
+        "Set training.lora_rank",
+    ),
+    "all linear layers and more": (
+        ["--training.lora_rank", "8", "--training.lora_target_modules", "[all-linear, q_proj]"],
+        "training.lora_target_modules: ['all-linear', 'q_proj']",
+        "which has them all",
+        "Leave out all-linear",
+    ),
+    "no targets": (
+        ["--training.lora_rank", "8", "--training.lora_target_modules", "[]"],
+        "training.lora_target_modules: []",
+        "a list of texts",
+        "leave it out for all-linear",
+    ),
     "GSPO by its name": (
         ["--training.loss_type", "gspo"],
         "training.loss_type: gspo",

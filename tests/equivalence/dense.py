@@ -251,7 +251,7 @@ def relative_gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 
 
 def _gradients(model: PreTrainedModel) -> list[Tensor]:
-    """Of every parameter; a parameter without one fails."""
-    gradients = [parameter.grad for parameter in model.parameters()]
+    """Of every parameter that is trained; one without a gradient fails."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
     assert all(gradient is not None for gradient in gradients)
     return [gradient.clone() for gradient in gradients if gradient is not None]

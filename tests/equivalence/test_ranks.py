@@ -3,6 +3,7 @@
 One set of processes for each number of ranks runs all jobs in turn: starting them is what takes the time.
 """
 
+import json
 import math
 import os
 import pickle
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
+from transformers.models.auto import AutoModelForCausalLM
 
 from configs.schema import TrainingSettings
 from tests.equivalence.dense import make_lesson
@@ -76,13 +79,14 @@ def job(name: str, ranks: int, zero_stage: int, steps: Any = STEPS, dtype: str =
 
 def resumed(ranks: int, zero_stage: int, dtype: str = "float32", **training: Any) -> list[Job]:
     """Four updates at once, and the same with an end in the middle."""
-    name = f"{ranks} ranks, zero {zero_stage}, {dtype}"
+    name = f"{ranks} ranks, zero {zero_stage}, {dtype}{', lora' if 'lora_rank' in training else ''}"
     whole = replace(job(f"{name}: whole", ranks, zero_stage, STEPS * 2, dtype, **training), max_steps=5)
     begun = replace(whole, name=f"{name}: begun", steps=STEPS, save=True)
     return [whole, begun, replace(begun, name=f"{name}: ended", load=(begun.name, 2), save=False)]
 
 
 HARDER: dict[str, Any] = {"num_iterations": 2, "beta": 0.1, "epsilon": 0.01}
+LORA: dict[str, Any] = {"lora_rank": 4, "learning_rate": 1e-2}
 BROKEN = (replace(STEPS[0][0], advantages=np.array([1.0, math.inf, 0.0])), *STEPS[0][1:])
 JOBS = {
     1: [
@@ -99,6 +103,9 @@ JOBS = {
         *(job(f"one, {dtype}", 1, 1, ONE, dtype) for dtype in ("float32", "bfloat16")),
         *(job(f"many, zero 1, {dtype}", 1, 1, (ONE[0] * MANY[1],), dtype) for dtype in ("float32", "bfloat16")),
         *(one for dtype in ("float32", "bfloat16") for one in resumed(1, 1, dtype)),
+        job("lora", 1, 1, **HARDER, **LORA),
+        job("lora without a reference", 1, 1, num_iterations=2, epsilon=0.01, **LORA),
+        *(one for dtype in ("float32", "bfloat16") for one in resumed(1, 1, dtype, **LORA)),
     ],
     2: [
         *(job(f"zero {stage}", 2, stage) for stage in range(4)),
@@ -108,6 +115,9 @@ JOBS = {
         *(job(f"many, zero {stage}, bfloat16", 2, stage, (ONE[0] * MANY[2] * 2,), "bfloat16") for stage in (2, 3)),
         *(one for stage in range(4) for one in resumed(2, stage, **HARDER, lr_scheduler_type="cosine")),
         *(one for stage in range(1, 4) for one in resumed(2, stage, "bfloat16")),
+        *(job(f"lora, zero {stage}", 2, stage, **HARDER, **LORA) for stage in range(4)),
+        *(one for stage in (0, 3) for one in resumed(2, stage, **HARDER, **LORA)),
+        *resumed(2, 3, "bfloat16", **LORA),
         replace(job("of one rank", 2, 1), load=("1 ranks, zero 1, float32: begun", 2)),
     ],
     4: [job(f"zero {stage}", 4, stage) for stage in range(4)],
@@ -118,9 +128,16 @@ Results = Callable[[int, str], list[Done]]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the model, and what jobs save under their names."""
     folder = tmp_path_factory.mktemp("ranks")
-    model = make_tiny_model(folder / "model")
+    make_tiny_model(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    model = str(folder / "model")
     done: dict[int, list[dict[str, Done]]] = {}
 
     def get(ranks: int, name: str) -> list[Done]:
@@ -167,15 +184,7 @@ def assert_same_steps(ours: Sequence[Done], theirs: Sequence[Done], before: dict
     at first. So weights show the direction, but rounding decides it where a gradient nearly cancels: one weight in a
     thousand may differ.
     """
-    for step, reports in enumerate(zip(*(done.reports for done in ours), strict=True)):
-        (expected,) = {together([done.reports[step] for done in theirs])}
-        found = together(reports)
-        for field in ("loss", "kl", "clip_fraction", "logprob_gap", "learning_rate"):
-            # The second step starts from the first one's weights.
-            assert getattr(found, field) == pytest.approx(getattr(expected, field), rel=1e-4, abs=1e-6), field
-        assert found.grad_norm > 0
-        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5 if step == 0 else 1e-4)
-        assert len({report.grad_norm for report in reports}) == 1
+    assert_same_reports(ours, theirs)
     for other in ours[1:]:
         assert all(torch.equal(weight, ours[0].weights[name]) for name, weight in other.weights.items())
     assert ours[0].weights.keys() == theirs[0].weights.keys() == before.keys()
@@ -186,6 +195,19 @@ def assert_same_steps(ours: Sequence[Done], theirs: Sequence[Done], before: dict
         apart.append((weight - ours[0].weights[name]).abs().flatten())
     assert (torch.cat(moved) > 0.1 * LEARNING_RATE).float().mean() > 0.5
     assert (torch.cat(apart) > 0.001 * LEARNING_RATE).float().mean() < 0.001
+
+
+def assert_same_reports(ours: Sequence[Done], theirs: Sequence[Done]) -> None:
+    """Of the same steps, but for rounding."""
+    for step, reports in enumerate(zip(*(done.reports for done in ours), strict=True)):
+        (expected,) = {together([done.reports[step] for done in theirs])}
+        found = together(reports)
+        for field in ("loss", "kl", "clip_fraction", "logprob_gap", "learning_rate"):
+            # The second step starts from the first one's weights.
+            assert getattr(found, field) == pytest.approx(getattr(expected, field), rel=1e-4, abs=1e-6), field
+        assert found.grad_norm > 0
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5 if step == 0 else 1e-4)
+        assert len({report.grad_norm for report in reports}) == 1
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
@@ -276,8 +298,61 @@ def test_gradients_of_many_micro_batches_add_up(results: Results, ranks: int, ze
         assert many.reports[0].grad_norm == pytest.approx(one.reports[0].grad_norm, rel=1e-4)
 
 
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_adapters_make_the_same_step(results: Results, zero_stage: int) -> None:
+    """And only the layers that have one change, whatever the number of ranks and the stage."""
+    ours, theirs, before = results(2, f"lora, zero {zero_stage}"), results(1, "lora"), start(results)
+    assert_same_reports(ours, theirs)
+    assert ours[0].weights.keys() == theirs[0].weights.keys() == before.keys()
+    changed = {name for name, weight in theirs[0].weights.items() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if "proj" in name}
+    for done in ours:
+        assert all(torch.equal(done.weights[name], before[name]) for name in before.keys() - changed)
+        for name in changed:
+            moved = theirs[0].weights[name] - before[name]
+            assert (done.weights[name] - theirs[0].weights[name]).norm() < 1e-3 * moved.norm(), name
+
+
+def test_the_reference_is_the_model_without_its_adapter(results: Results) -> None:
+    """B is 0 at first: what the policy differs by from then on is the adapter."""
+    (with_kl,), (without,) = results(1, "lora"), results(1, "lora without a reference")
+    assert min(report.kl for report in with_kl.reports) > 0 == without.reports[1].kl
+    assert with_kl.reports[1].grad_norm != without.reports[1].grad_norm
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage", "dtype"), [(1, 1, "float32"), (1, 1, "bfloat16"), (2, 3, "float32")])
+def test_the_saved_adapter_is_the_published_model(
+    results: Results, folder: Path, ranks: int, zero_stage: int, dtype: str
+) -> None:
+    name = f"{ranks} ranks, zero {zero_stage}, {dtype}, lora: begun"
+    published = results(ranks, name)[0].weights
+    merged = AutoModelForCausalLM.from_pretrained(folder / name / "model", dtype=getattr(torch, dtype))
+    assert published.keys() == dict(merged.named_parameters()).keys()
+    assert all(torch.equal(weight, published[key]) for key, weight in merged.named_parameters())
+
+    base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype))
+    adapter = PeftModel.from_pretrained(base, str(folder / name / "model" / "adapter"))
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    single = dtype == "float32"
+    gap = (adapter(input_ids=ids).logits - merged(input_ids=ids).logits).abs().max()
+    assert gap < (1e-4 if single else 0.2) < merged(input_ids=ids).logits.abs().max() / 10
+    for key, weight in adapter.merge_and_unload().named_parameters():
+        # peft rounds B A to bfloat16 before it adds it, and after.
+        torch.testing.assert_close(weight, published[key], rtol=0 if single else 2**-7, atol=0 if single else 2**-9)
+
+
+def test_a_checkpoint_has_the_optimizer_of_the_adapter_alone(results: Results, folder: Path) -> None:
+    name = "1 ranks, zero 1, float32, lora: begun"
+    results(1, name)
+    record = json.loads((folder / name / "optimizer.json").read_text())
+    assert len(record["files"]) == 3 * 2 * 14  # master and moments, A and B, 7 layers of each of 2 blocks
+    assert all(".lora_" in key for key in record["files"])
+
+
 RESUMED = [(1, 1, "float32"), (1, 1, "bfloat16")]
 RESUMED += [*((2, stage, "float32") for stage in range(4)), *((2, stage, "bfloat16") for stage in range(1, 4))]
+RESUMED += [(1, 1, "float32, lora"), (1, 1, "bfloat16, lora")]
+RESUMED += [(2, 0, "float32, lora"), (2, 3, "float32, lora"), (2, 3, "bfloat16, lora")]
 
 
 @pytest.mark.parametrize(("ranks", "zero_stage", "dtype"), RESUMED)

@@ -108,6 +108,14 @@ CASES: dict[str, tuple[str, str]] = {
     "a thousand engines": ("good.yaml --engine.engines=1000", "engine.engines: 1000 and training.ranks: 1 are 1001"),
     "too many ranks": ("good.yaml --training.ranks=1000", "are 1001 processes, and this machine has"),
     "a large cache": ("good.yaml --engine.kv_cache_gib=10000", "holds 10000 GiB of keys and values"),
+    "an adapter of no layer": (
+        "good.yaml --training.lora_rank=8 --training.lora_target_modules=q_prj",
+        "q_prj is no linear layer of",
+    ),
+    "an adapter of embeddings": (
+        "good.yaml --training.lora_rank=8 --training.lora_target_modules=[q_proj,embed_tokens]",
+        "which has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj; embeddings and head get no adapter",
+    ),
     "a revision of a folder": ("good.yaml --model.revision=main", "only allowed with a hub id"),
     "a revision that is not there": ("good.yaml --model.path=a/b --model.revision=v2", "model.revision = 'v2'"),
     "an empty config.json": ("good.yaml --model.path=empty_config", "config.json cannot be used"),

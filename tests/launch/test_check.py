@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from configs.derived import derived
-from configs.schema import Config
+from configs.schema import Config, TrainingSettings
 from generation.engine import SampleRequest
 from generation.groups import Group
 from launch.__main__ import main
@@ -27,6 +27,8 @@ from rewards.prompts import Prompt, Verdict
 from rewards.task import Task
 from tests.fakes import completion
 from tests.tiny import load_tiny_model, make_tiny_model
+from trainer.update.lora import adapter_size
+from trainer.update.model import linear_layers, weight_shapes
 from trainer.update.model_shape import EXAMPLE_SHAPE
 from trainer.update.probe import EXAMPLE_UPDATE_COST, UpdateCost, probe
 
@@ -126,7 +128,7 @@ def predicted(
     result: Look, config: Config, cost: UpdateCost = EXAMPLE_UPDATE_COST, gpus: int = 0, forks: bool = True
 ) -> Forecast:
     shape = replace(EXAMPLE_SHAPE, parameters=1)  # what is counted on the spot is taken
-    return forecast(result, Prepared(config, gpus, "model", None, 64, shape, a_task()), cost, forks)
+    return forecast(result, Prepared(config, gpus, "model", None, 64, shape, 0, a_task()), cost, forks)
 
 
 def causes(findings: Sequence[Finding]) -> list[tuple[str, bool]]:
@@ -384,15 +386,20 @@ def test_on_a_gpu_the_cache_is_what_the_engine_s_share_leaves() -> None:
 def test_an_update_is_timed_on_a_few_layers(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path)
     config = a_config()
-    few = probe(model, "float32", False, False, False, probe_forest(seen(MIXED), config))
+    forest = probe_forest(seen(MIXED), config)
+    few = probe(model, "float32", False, config.training, False, forest)
     assert few.parameters == sum(weight.numel() for weight in load_tiny_model(model).parameters())
     assert few.seconds_per_node > 0
     assert few.seconds_per_parameter > 0
     assert few.seconds_per_byte > 0
     # Of each layer at least what its linear maps read: two of the hidden size, one of the inner one, in float32.
     assert few.bytes_per_node > 2 * 4 * (64 + 64 + 128)
-    spared = probe(model, "float32", False, True, False, probe_forest(seen(MIXED), config))
+    spared = probe(model, "float32", False, TrainingSettings(gradient_checkpointing=True), False, forest)
     assert spared.bytes_per_node < few.bytes_per_node / 2
+    adapted = probe(model, "float32", False, TrainingSettings(lora_rank=2), False, forest)
+    assert (few.adapter, adapted.parameters) == (0, few.parameters)
+    layers = linear_layers(Path(model), weight_shapes(Path(model)) or {})
+    assert adapted.adapter == adapter_size(layers, TrainingSettings(lora_rank=2)) > 0
 
 
 def page(shares: Any = MIXED, **sections: Any) -> list[str]:

@@ -48,6 +48,12 @@ def test_state_by_stage_and_number_format() -> None:
     assert parts("bfloat16", zero_stage=3, ranks=2, beta=0.1) == (1000 + 2000, 2000, 6000)
 
 
+def test_an_adapter_alone_is_trained() -> None:
+    """And the reference is the model without it."""
+    parts = rank_state_bytes(training(zero_stage=0, beta=0.1), 1000, "float32", adapter=10)
+    assert (parts["weights"], parts["gradients"], parts["optimizer"]) == (4040, 40, 80)
+
+
 def test_buffers_are_deepspeeds() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 

@@ -199,6 +199,38 @@ def test_what_ranks_hold_follows_from_the_zero_stage(stage: int, need: float) ->
     refuse_too_large(config(engine={"kv_cache_gib": 1}, **sections), GIB, gpu=False, trains=False)
 
 
+@pytest.mark.usefixtures("machine")
+def test_an_adapter_needs_no_gradients_of_the_model() -> None:
+    float32 = {"dtype": "float32"}
+    message = too_large(True, False, GIB, model=float32, training={"beta": 0.1})
+    assert "8.0 GiB of weights, 4.0 GiB of gradients, 8.0 GiB of optimizer" in message
+    lora = config(model=float32, training={"lora_rank": 8, "beta": 0.1})
+    refuse_too_large(lora, GIB, gpu=False, trains=True, adapter=GIB // 64)
+    with pytest.raises(ConfigError, match=r"8\.2 GiB of weights, 0\.2 GiB of gradients, 0\.5 GiB of optimizer"):
+        refuse_too_large(lora, 2 * GIB, gpu=False, trains=True, adapter=GIB // 16)
+
+
+def test_targets_that_the_model_does_not_have() -> None:
+    layers = ["model.layers.0.self_attn.q_proj", "model.layers.10.self_attn.q_proj", "model.layers.0.mlp.up_proj"]
+
+    def check(*targets: str) -> None:
+        given = config(training={"lora_rank": 8, "lora_target_modules": targets})
+        preflight.refuse_unknown_targets(given, layers)
+
+    check("all-linear")
+    check("q_proj", "0.mlp.up_proj", "model.layers.10.self_attn.q_proj")
+    preflight.refuse_unknown_targets(config(), [])
+    for unknown in ("proj", "0.self_attn.up_proj", "1.self_attn.q_proj"):
+        with pytest.raises(
+            ConfigError, match=f"{unknown} is no linear layer of smollm2-135m, which has q_proj, up_p"
+        ):
+            check("q_proj", unknown)
+    with pytest.raises(ConfigError, match="Did you mean q_proj"):
+        check("q_prj")
+    with pytest.raises(ConfigError, match="all-linear is no linear layer of smollm2-135m, which has none"):
+        preflight.refuse_unknown_targets(config(training={"lora_rank": 8}), [])
+
+
 def test_arguments_that_vllm_does_not_know() -> None:
     preflight.refuse_unknown_arguments(config(engine={"vllm": {"max_num_seqs": 8}}))
     with pytest.raises(ConfigError) as error:

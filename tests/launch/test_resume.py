@@ -29,7 +29,7 @@ def config(**sections: Any) -> Config:
 def prepared(model: Path, settings: Config, question: str = "Is 1 greater than 2?") -> Prepared:
     prompts = (Prompt("p", ({"role": "user", "content": question},), {}, tuple(map(ord, question)), question),)
     task: Any = Task(prompts, 1.0, None)  # type: ignore[arg-type]
-    return Prepared(settings, 0, str(model), None, 100, EXAMPLE_SHAPE, task)
+    return Prepared(settings, 0, str(model), None, 100, EXAMPLE_SHAPE, 0, task)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import difflib
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import shutil
 import sys
@@ -207,8 +206,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def parameter_count(folder: Path) -> int | None:
-    """Weights of a model, from its files and without reading them; None where they are no safetensors.
+def weight_shapes(folder: Path) -> Mapping[str, tuple[int, ...]] | None:
+    """Shape of every weight of a model by its name, from its files and without reading them; None where they are no
+    safetensors.
 
     Raises ModelError: there are none, or a file is damaged.
     """
@@ -217,10 +217,10 @@ def parameter_count(folder: Path) -> int | None:
         raise ModelError(
             f"{folder} has no weights, neither *.safetensors nor *.bin. Give a folder with a whole model."
         )
-    return sum(map(_tensor_elements, files)) if files else None
+    return {name: shape for file in files for name, shape in _shapes(file)} if files else None
 
 
-def _tensor_elements(file: Path) -> int:
+def _shapes(file: Path) -> Sequence[tuple[str, tuple[int, ...]]]:
     """By the header: 8 bytes with its length, then JSON with the shape and the place of every tensor."""
     try:
         with file.open("rb") as content:
@@ -231,9 +231,21 @@ def _tensor_elements(file: Path) -> int:
         header.pop("__metadata__", None)
         if 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()) != file.stat().st_size:
             raise ValueError("it is cut off, or too long")
-        return sum(math.prod(tensor["shape"]) for tensor in header.values())
+        return [(name, tuple(map(int, tensor["shape"]))) for name, tensor in header.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} is damaged: {error}. Fetch or copy it again.") from None
+
+
+def linear_layers(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
+    """Of `weight_shapes` those of linear layers, by the layers' names, without embeddings and head, which have a row
+    for each word. `context_length` has read the folder's config.json before."""
+    config = _json_object(folder / "config.json")
+    words = (config.get("text_config") or config).get("vocab_size")
+    return {
+        name.removesuffix(".weight"): shape
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2 and shape[0] != words
+    }
 
 
 def load_tokenizer(model: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:

@@ -1,4 +1,5 @@
-"""What a rank knows besides its weights, whole and as plain tensors: master weights and Adam's moments.
+"""What a rank knows besides the untrained model, whole and as plain tensors: of the weights that are trained, the
+masters and Adam's moments.
 
 DeepSpeed's own checkpoints are pickles, cut up as the ranks were. These are safetensors files with whole tensors
 under the weights' names, so that any number of ranks can go on with them, at any ZeRO stage, and reading them runs no
@@ -101,7 +102,10 @@ def _schedule(engine: Any) -> dict[str, Any]:
 
 
 def _weights(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    yield from engine.module.model.named_parameters()
+    """Those that are trained: all, or an adapter's."""
+    for name, weight in engine.module.model.named_parameters():
+        if weight.requires_grad:
+            yield name, weight
 
 
 def _adam(engine: Any) -> torch.optim.Optimizer:

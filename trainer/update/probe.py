@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from configs.schema import TrainingSettings
+from trainer.update import lora
 from trainer.update.forest import Forest
 
 FEW, MORE = 1, 4
@@ -22,7 +24,8 @@ class UpdateCost:
     """On one device of the machine that was asked.
 
     gpu_bytes: memory of the GPU; None on a CPU. dtype: of the weights.
-    parameters: of the whole model. seconds_per_node: forward and backward pass of one node of a forest, all layers.
+    parameters: of the whole model. adapter: of the LoRA adapter, 0 without one; it alone is trained then.
+    seconds_per_node: forward and backward pass of one node of a forest, all layers.
     bytes_per_node: activations that the layers keep for the backward pass, per node.
     seconds_per_parameter: AdamW's step. seconds_per_byte: of a copy into fresh memory.
     """
@@ -30,6 +33,7 @@ class UpdateCost:
     gpu_bytes: int | None
     dtype: str
     parameters: int
+    adapter: int
     seconds_per_node: float
     bytes_per_node: float
     seconds_per_parameter: float
@@ -40,6 +44,7 @@ EXAMPLE_UPDATE_COST = UpdateCost(
     gpu_bytes=None,
     dtype="float32",
     parameters=134_515_008,
+    adapter=0,
     seconds_per_node=4.1e-3,
     bytes_per_node=6.2e5,
     seconds_per_parameter=2.5e-9,
@@ -51,7 +56,7 @@ def probe(
     model: str,
     dtype: str,
     trust_remote_code: bool,
-    gradient_checkpointing: bool,
+    training: TrainingSettings,
     gpu: bool,
     forest: Forest,
     revision: str | None = None,
@@ -68,15 +73,14 @@ def probe(
 
     def policy(kept: int, where: torch.device) -> Policy:
         with where:
-            return Policy(
-                AutoModelForCausalLM.from_config(
-                    _cut(config, kept),
-                    dtype=getattr(torch, dtype),
-                    attn_implementation="sdpa",
-                    trust_remote_code=trust_remote_code,
-                ),
-                gradient_checkpointing,
+            whole = AutoModelForCausalLM.from_config(
+                _cut(config, kept),
+                dtype=getattr(torch, dtype),
+                attn_implementation="sdpa",
+                trust_remote_code=trust_remote_code,
             )
+            lora.adapted(whole, training)
+            return Policy(whole, training.gradient_checkpointing)
 
     def cost(kept: int) -> tuple[float, int]:
         """Seconds, and bytes kept for the backward pass, of a model of so many layers."""
@@ -105,10 +109,13 @@ def probe(
     master.grad = torch.ones_like(master)
     optimizer = torch.optim.AdamW([master], fused=True)  # as `rank.deepspeed_config` has it
     nodes = len(forest.token_ids)
+    sizes = {name: weight.numel() for name, weight in policy(layers, torch.device("meta")).named_parameters()}
+    adapter = sum(size for name, size in sizes.items() if lora.is_factor(name))
     return UpdateCost(
         gpu_bytes=torch.cuda.get_device_properties(device).total_memory if gpu else None,
         dtype=dtype,
-        parameters=sum(weight.numel() for weight in policy(layers, torch.device("meta")).parameters()),
+        parameters=sum(sizes.values()) - adapter,
+        adapter=adapter,
         seconds_per_node=seconds / nodes,
         bytes_per_node=kept / nodes,
         seconds_per_parameter=_fastest(optimizer.step, gpu) / BLOCK,

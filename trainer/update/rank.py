@@ -3,13 +3,14 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from configs.schema import TrainingSettings
+from trainer.update import lora
 from trainer.update.forest import Forest
 from trainer.update.rendezvous import store
 from trainer.update.report import SUMMED, RankReport
@@ -120,9 +121,8 @@ class Rank:
         self._spec = spec
         self._device = torch.device("cuda" if spec.gpu else "cpu")
 
-        def load() -> Policy:
-            model = load_policy_model(spec.model, spec.dtype, spec.trust_remote_code, spec.revision)
-            return Policy(model, spec.training.gradient_checkpointing)
+        def load() -> Any:
+            return load_policy_model(spec.model, spec.dtype, spec.trust_remote_code, spec.revision)
 
         updates = None if spec.max_steps is None else spec.max_steps * spec.training.num_iterations
 
@@ -134,7 +134,9 @@ class Rank:
                 num_training_steps=updates,
             )
 
-        policy = load()
+        model = load()
+        self._peft = lora.adapted(model, spec.training)
+        policy = Policy(model, spec.training.gradient_checkpointing)
         self._engine, *_ = deepspeed.initialize(
             model=policy,
             model_parameters=[p for p in policy.parameters() if p.requires_grad],
@@ -145,8 +147,8 @@ class Rank:
             # DeepSpeed would copy all gradients to and fro for an average over one rank.
             self._engine.enable_backward_allreduce = False
         self.policy_version: int | None = 0
-        # No reference model is loaded, or run, when nothing depends on it.
-        self._reference = load().to(self._device).eval() if spec.training.beta else None
+        # No reference model is loaded when nothing depends on it, or when it is in the policy.
+        self._reference = Policy(load()).to(self._device) if spec.training.beta and self._peft is None else None
 
     def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
         """`num_iterations` updates on this rank's micro-batches.
@@ -193,9 +195,9 @@ class Rank:
             edge_logprobs = self._engine(**inputs)
             logprobs = completion_logprobs(edge_logprobs, edges, mask)
             reference = None
-            if self._reference is not None:
-                with torch.no_grad():
-                    reference = completion_logprobs(self._reference(**inputs), edges, mask)
+            if training.beta:
+                with torch.no_grad(), self._untrained() as untrained:
+                    reference = completion_logprobs(untrained(**inputs), edges, mask)
             if len(old) == index:
                 old.append(logprobs.detach())
             sampled = torch.where(sampled.isnan(), old[index], sampled)  # replayed, not sampled now
@@ -221,6 +223,15 @@ class Rank:
             )
         return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate)
 
+    @contextmanager
+    def _untrained(self) -> Iterator[Any]:
+        """The policy as it was before training: without its adapter, or else a copy."""
+        if self._peft is None:
+            yield self._reference
+            return
+        with self._peft.disable_adapter():
+            yield self._engine.module
+
     def _step(self) -> float:
         """Clips and applies the gradients; their norm before clipping."""
         import torch
@@ -235,27 +246,25 @@ class Rank:
         return float(norm)
 
     def weights(self) -> Iterator[tuple[str, Any]]:
-        """Every weight by its name in the Hugging Face format, whole, in the model's dtype.
+        """Every weight by its name in the Hugging Face format, whole, in the model's dtype, with its adapter merged.
 
         With ZeRO stage 3 each is gathered when its turn comes, on all ranks: they must iterate together.
         """
-        import deepspeed
-
-        for name, weight in self._engine.module.model.named_parameters():
-            partitioned = hasattr(weight, "ds_id")
-            with deepspeed.zero.GatheredParameters([weight]) if partitioned else nullcontext():
-                yield name, weight.detach()
+        for weight in lora.weights(self._engine.module.model):
+            with _gathered(weight.parts):
+                yield weight.name, weight.whole()
 
     def metadata(self) -> list[tuple[str, Any, tuple[int, ...]]]:
         """Name, dtype and whole shape of what `weights` yields, without gathering."""
         return [
-            (name, weight.dtype, tuple(getattr(weight, "ds_shape", weight.shape)))
-            for name, weight in self._engine.module.model.named_parameters()
+            (weight.name, weight.base.dtype, tuple(getattr(weight.base, "ds_shape", weight.base.shape)))
+            for weight in lora.weights(self._engine.module.model)
         ]
 
     def save(self, folder: str, policy_version: int) -> None:
         """Writes all that is needed to go on: the optimizer's state, and the model with its tokenizer in Hugging Face
-        format into `folder`/model. Rank 0 writes, all gather.
+        format into `folder`/model, with an adapter merged into it and, in `model/adapter`, by itself. Rank 0 writes,
+        all gather.
 
         Raises UpdateError: an update failed half-way, or the weights are of another version.
         """
@@ -270,10 +279,20 @@ class Rank:
             )
         writes, model = self._spec.rank == 0, Path(folder) / "model"
         weights = {name: weight.cpu().clone() for name, weight in self.weights() if writes}
+        factors = {name: factor for name, factor in self._factors() if writes}
         optimizer_state.save(self._engine, Path(folder), writes)
         if writes:  # last: the other ranks wait for nothing that could fail here
             self._engine.module.model.save_pretrained(model, state_dict=weights)
             load_tokenizer(self._spec.model, self._spec.trust_remote_code, self._spec.revision).save_pretrained(model)
+            if self._peft is not None:
+                lora.save(self._peft, factors, model / "adapter")
+
+    def _factors(self) -> Iterator[tuple[str, Any]]:
+        """Those of the adapter by their names, whole, on the CPU; none without one."""
+        for name, parameter in self._engine.module.model.named_parameters():
+            if self._peft is not None and lora.is_factor(name):
+                with _gathered([parameter]):
+                    yield name, parameter.detach().cpu().clone()
 
     def load(self, folder: str, policy_version: int) -> None:
         """What `save` wrote, whatever the number of ranks then; this rank has made no update yet."""
@@ -281,3 +300,11 @@ class Rank:
 
         optimizer_state.load(self._engine, Path(folder))
         self.policy_version = policy_version
+
+
+def _gathered(parameters: Sequence[Any]) -> Any:
+    """While open they are whole on every rank, which ZeRO stage 3 has cut up."""
+    import deepspeed
+
+    cut_up = hasattr(parameters[0], "ds_id")
+    return deepspeed.zero.GatheredParameters(list(parameters)) if cut_up else nullcontext()

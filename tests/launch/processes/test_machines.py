@@ -19,7 +19,7 @@ def told(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int | None], backend:
     """What is told of a run of Qwen3-0.6B on machines with such GPUs."""
     config = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}})
     task: Any = None
-    prepared = Prepared(derived(config, 1), 1, "model", None, 64, EXAMPLE_SHAPE, task)
+    prepared = Prepared(derived(config, 1), 1, "model", None, 64, EXAMPLE_SHAPE, 0, task)
     monkeypatch.setattr(machines, "_on_each", lambda *asked: sizes)
     lines: list[str] = []
     placement = Placement(backend, ({},), ({},), frozenset("ab"), frozenset("a"))

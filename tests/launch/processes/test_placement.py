@@ -93,7 +93,7 @@ def nodes() -> Iterator[dict[int, str]]:
 def prepared(gpus: int, folder: str = str(ROOT), **sections: Any) -> Prepared:
     config = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}} | sections)
     task: Any = None
-    return Prepared(derived(config, gpus), gpus, folder, None, 64, EXAMPLE_SHAPE, task)
+    return Prepared(derived(config, gpus), gpus, folder, None, 64, EXAMPLE_SHAPE, 0, task)
 
 
 @contextmanager

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto import tokenization_auto
 
-from tests.tiny import load_tiny_model
+from tests.tiny import load_tiny_model, make_tiny_model
 from trainer.update.model import (
     GENERIC,
     NEVER_GENERIC,
     ModelError,
     context_length,
+    linear_layers,
     load_tokenizer,
-    parameter_count,
     resolve,
+    weight_shapes,
 )
 
 
@@ -53,8 +55,12 @@ def test_a_revision_of_a_folder_is_refused(model: str) -> None:
         resolve(model, "main")
 
 
-def test_the_tensors_in_the_files_are_counted(model: str) -> None:
-    assert parameter_count(Path(model)) == sum(weight.numel() for weight in load_tiny_model(model).parameters())
+def test_shapes_of_weights_are_read_from_the_files(model: str, tmp_path: Path) -> None:
+    for folder in (model, make_tiny_model(tmp_path, tied=False)):
+        tiny, shapes = load_tiny_model(folder), weight_shapes(Path(folder))
+        assert shapes == {name: tuple(weight.shape) for name, weight in tiny.named_parameters()}
+        inner = {name for name, module in tiny.model.named_modules() if isinstance(module, torch.nn.Linear)}
+        assert linear_layers(Path(folder), shapes).keys() == {f"model.{name}" for name in inner}
 
 
 def test_a_tokenizer_is_the_one_that_auto_tokenizer_gives(model: str) -> None:
