@@ -42,7 +42,8 @@ PROMPTS = [prompt(f"p{index}") for index in range(4)]
 
 
 def without_seconds(step: StepMetrics) -> StepMetrics:
-    return replace(step, **{name: 0.0 for name in step.named if name.startswith("seconds")})
+    none: dict[str, Any] = {name: 0.0 for name in step.named if name.startswith("seconds")}
+    return replace(step, **none)
 
 
 def config(tmp_path: Any, training: dict[str, Any] | None = None, **run: Any) -> Config:
