@@ -93,6 +93,7 @@ JOBS = {
         job("zero 1", 1, 1),
         job("uneven", 1, 1, UNEVEN, loss_type="dapo"),
         job("harder", 1, 1, **HARDER),
+        replace(job("lagged", 1, 1, **HARDER), lagged=True),
         job("broken", 1, 1, (BROKEN,)),
         job("nothing", 1, 1, ()),
         job("as sampled", 1, 1, STEPS[:1], vllm_importance_sampling_mode="off"),
@@ -256,6 +257,13 @@ def test_what_was_not_sampled_weighs_what_the_policy_gives_it(results: Results) 
     assert done.reports[0].logprob_gap == 0.0 < expected.reports[0].logprob_gap
     assert done.reports[0].loss == pytest.approx(expected.reports[0].loss)
     assert all(torch.equal(weight, expected.weights[name]) for name, weight in done.weights.items())
+
+
+def test_the_kl_of_what_an_earlier_policy_sampled_is_weighed(results: Results) -> None:
+    """In the first iteration it is 0."""
+    (done,), (expected,) = results(1, "lagged"), results(1, "harder")
+    assert done.reports[0].kl > 0
+    assert abs(done.reports[0].loss - expected.reports[0].loss) > 1e-6
 
 
 def test_bfloat16_weights_have_float32_masters(results: Results) -> None:
