@@ -11,10 +11,10 @@ from configs.errors import ConfigError
 from configs.loading import help_text, parse
 from configs.printable import printable
 from configs.schema import Config
-from launch.errors import ClusterLost, FolderError, RemoteError
+from launch.errors import INTERRUPTED, ClusterLost, FolderError, RemoteError
 from rewards.errors import RewardError, TaskError
 
-OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 5
+OK, FAILED, BAD_INPUT = 0, 1, 2
 
 USAGE = """\
 usage: cohort COMMAND ...

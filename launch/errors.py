@@ -1,5 +1,8 @@
 """What can go wrong between processes."""
 
+INTERRUPTED = 5
+"""Exit status of a run that ended before it was done, and can be gone on with."""
+
 
 class RemoteError(RuntimeError):
     """A remote call failed or did not end in time; the message names phase and process."""

@@ -2,7 +2,7 @@
 
 from launch import checkpoint, preflight, resume
 from launch.checkpoint import Checkpoint, Record
-from launch.errors import FolderError, ProcessError, ProcessLost, RemoteError
+from launch.errors import INTERRUPTED, FolderError, ProcessError, ProcessLost, RemoteError
 from launch.interruption import Interruption
 from launch.keeper import Keeper, evaluated
 from launch.limited import limited
@@ -24,9 +24,9 @@ from trainer.ports import Interrupted, Ports
 from trainer.run import Run
 from trainer.state import RunState
 
-REACHED, NO_SIGNAL, LIMIT, INTERRUPTED = 0, 3, 4, 5
-"""Exit statuses: target reached or no target set, stopped because it cannot learn, a limit reached before the target,
-and interrupted: it can be gone on with."""
+REACHED, NO_SIGNAL, LIMIT = 0, 3, 4
+"""Exit statuses, with `INTERRUPTED`: target reached or no target set, stopped because it cannot learn, a limit
+reached before the target."""
 
 UPLOAD_SECONDS = 3600.0
 """That the hub may take for a model."""

@@ -25,6 +25,8 @@ from launch.processes import guard
 from launch.processes.address import cluster_address
 from launch.processes.guard import MARK
 from launch.processes.session import environment, session, unheard
+from launch.processes.stuck import ended_if_stuck
+from launch.processes.watch import own_ray_lost
 
 LOOPBACK = "127.0.0.1"
 
@@ -99,7 +101,7 @@ def _client(address: str) -> Any:
 
 @contextmanager
 def _ours(config: Config) -> Iterator[None]:
-    with session() as folder:
+    with session() as folder, ended_if_stuck(own_ray_lost):
         try:
             _start(config, folder)
             yield

@@ -91,7 +91,7 @@ class Watch:
         """
         if self._interrupted() and not (ranks_only or to_the_end):
             raise Interrupted
-        if gone := _own_ray_lost():
+        if gone := own_ray_lost():
             raise ClusterLost(f"While {phase}: Ray's {gone}. All processes of the run end with it.")
         now = self._clock()
         if now - self._looked < LOOK:
@@ -143,7 +143,7 @@ def _kill_here(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _own_ray_lost() -> str | None:
+def own_ray_lost() -> str | None:
     """What became of a process of the Ray that this process has started, if one is dead or stopped."""
     node: Any = ray._private.worker._global_node
     processes: dict[str, list[Any]] = node.all_processes if node else {}

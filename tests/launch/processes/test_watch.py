@@ -52,7 +52,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(heartbeat, "latest", world.latest)
     monkeypatch.setattr(heartbeat, "key_of", lambda actor: actor.key)
-    monkeypatch.setattr(watch, "_own_ray_lost", lambda: None)
+    monkeypatch.setattr(watch, "own_ray_lost", lambda: None)
     return world
 
 
@@ -143,7 +143,7 @@ def test_a_store_that_does_not_answer(world: World) -> None:
 
 
 def test_rays_own_processes_are_looked_after(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_own_ray_lost", lambda: "process raylet has ended")
+    monkeypatch.setattr(watch, "own_ray_lost", lambda: "process raylet has ended")
     watching = watched(world)
     world.now += 1
     with pytest.raises(ClusterLost, match="While updating: Ray's process raylet has ended"):
