@@ -1,7 +1,7 @@
 """What a run's processes hold in memory, part by part, in bytes: formulas."""
 
 from configs.schema import TrainingSettings
-from trainer.update.logits_size import LOGITS_AT_ONCE, LOGITS_SHARE
+from trainer.update.buffer_sizes import LOGITS_AT_ONCE, LOGITS_SHARE
 from trainer.update.model_shape import ModelShape
 from trainer.update.rank import zero_stage
 

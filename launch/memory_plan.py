@@ -15,9 +15,9 @@ from launch.memory import (
     rank_state_bytes,
     token_cache_bytes,
 )
+from trainer.update.buffer_sizes import IPC_BUFFER_BYTES
 from trainer.update.model_shape import ModelShape
 from trainer.update.rank import zero_stage
-from trainer.update.weight_sync import IPC_BUFFER_BYTES
 
 GIB = 1 << 30
 

@@ -12,8 +12,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from trainer.update import attention
+from trainer.update.buffer_sizes import LOGITS_AT_ONCE, LOGITS_SHARE
 from trainer.update.forest import Forest
-from trainer.update.logits_size import LOGITS_AT_ONCE, LOGITS_SHARE
 
 POLICY_INPUTS = (
     "token_ids",

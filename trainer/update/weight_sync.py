@@ -11,10 +11,8 @@ from typing import Any, Protocol
 
 from generation.buckets import pack
 from generation.checksum import MODULUS, term
+from trainer.update.buffer_sizes import IPC_BUFFER_BYTES
 from trainer.update.rank import Rank
-
-IPC_BUFFER_BYTES = 1 << 29
-"""Memory of the sending GPU through which weights go to an engine that shares it, unless one weight is larger."""
 
 
 class Client(Protocol):

@@ -16,7 +16,7 @@ from launch.processes import waiting, weight_clients
 from launch.processes.actors import EngineProcess
 from launch.processes.weight_clients import BucketClient, EngineClient, InTurnClient
 from trainer.update import weight_sync
-from trainer.update.weight_sync import IPC_BUFFER_BYTES
+from trainer.update.buffer_sizes import IPC_BUFFER_BYTES
 
 
 class RecordingEngine:
