@@ -200,6 +200,7 @@ class _LongRun:
             raise Wrong(f"it went on; it should have ended with status {fault.kind.ends[0]}")
         if fault.kind.deed in ("SIGKILL", "SIGSTOP"):
             self._await_gone(fired["pids"])
+        self._await_room()
 
     def _fire(self, fault: Fault, patience: "_Patience") -> dict[str, Any]:
         """Waits for the fault to come; when it did, and to what."""
@@ -240,6 +241,14 @@ class _LongRun:
         while left := set(pids) & set(processes(self._running().mark)):
             if time.monotonic() > deadline:
                 raise Wrong(f"what was hit is still there: {', '.join(map(str, left))}")
+            time.sleep(0.1)
+
+    def _await_room(self) -> None:
+        """The run itself empties the disk that it has filled, unless the next fault ends it before."""
+        deadline = time.monotonic() + GONE
+        while self.places.filler.exists():
+            if time.monotonic() > deadline:
+                raise Wrong(f"nobody removed {self.places.filler}")
             time.sleep(0.1)
 
     def _sign(self) -> tuple[int, int]:
