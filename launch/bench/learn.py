@@ -1,7 +1,6 @@
 """`cohort bench learn`: reward against seconds, for us and for TRL's GRPOTrainer."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.errors import ConfigError
-from configs.loading import dump, parse
+from configs.loading import dump
 from configs.schema import Config
 from launch.bench import trl_peer
-from launch.bench.measure import OURS, TRL, commit, machine, versions
-from launch.bench.sweep import adjusted, options, whole_number, whole_numbers
-from launch.errors import RemoteError
+from launch.bench.measure import OURS, TRL, commit, environment, machine, versions
+from launch.bench.sweep import adjusted, configured, options, whole_number, whole_numbers
+from launch.errors import INTERRUPTED, RemoteError
 from launch.prepare import prepare
 
 HELP = """\
@@ -98,9 +97,7 @@ def bench(words: Sequence[str]) -> int:
     sizes = whole_numbers(given, "--num-generations", EXAMPLES, least=2) if "--peer" in given else ()
     if sizes:
         trl_peer.require()
-    named = bool(others) and not others[0].startswith("--")
-    shipped = Path(__file__).parents[2] / "configs" / "comparison.yaml"
-    config = parse(others[0] if named else shipped, others[1:] if named else others)
+    config = configured(others)
     prepare(config, trains=True)  # refuses what cannot be run
     output = Path(given.get("--output", EXAMPLES["--output"]))
     output.mkdir(parents=True, exist_ok=True)
@@ -143,13 +140,13 @@ def _ours(config: Config, seconds: float) -> Curve:
         config = adjusted(config, run={"directory": str(folder / "runs"), "name": "run"})
         (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
         command = [sys.executable, "-m", "launch", "train", str(folder / "config.yaml")]
-        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
         log = folder / "log"
         with log.open("wb") as file:
-            process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stdout=file, stderr=file)
+            process = subprocess.Popen(command, env=environment(), stdout=file, stderr=file)
         lines = list(_watched(process, folder / "runs" / "run" / "metrics.jsonl", seconds))
-        if not lines:
-            raise RemoteError(f"The run came to no step within {seconds:g} s.\n{log.read_text()[-4000:]}")
+        if not lines or process.returncode not in (0, 3, 4, INTERRUPTED):
+            said = log.read_text(errors="replace")[-4000:]
+            raise RemoteError(f"The run ended with status {process.returncode} after {len(lines)} steps.\n{said}")
     rewards = tuple(json.loads(line)["reward_mean"] for _, line in lines)
     return Curve(OURS, config.sampling.num_generations, config.seed, tuple(at for at, _ in lines), rewards)
 
@@ -165,8 +162,9 @@ def _trl(config: Config, size: int, seconds: float) -> Curve:
         target = folder / "rewards.txt"
         process = trl_peer.started(job, folder, target, folder / "config.yaml", threads=config.training.threads)
         lines = list(_watched(process, target, seconds))
-        if not lines:
-            raise RemoteError(f"TRL came to no step within {seconds:g} s.\n{trl_peer.said(folder)}")
+        if not lines or process.returncode not in (0, -signal.SIGTERM):
+            said = trl_peer.said(folder)
+            raise RemoteError(f"TRL ended with status {process.returncode} after {len(lines)} steps.\n{said}")
     return Curve(TRL, size, config.seed, tuple(at for at, _ in lines), tuple(float(line) for _, line in lines))
 
 

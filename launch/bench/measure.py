@@ -148,6 +148,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def environment() -> dict[str, str]:
+    """For a process that is to find this code whatever its working directory."""
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
 def versions() -> dict[str, str]:
     """Of Python and the libraries that do the work."""
     found = {"python": platform.python_version()}

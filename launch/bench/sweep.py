@@ -84,8 +84,6 @@ def parse_sweep(words: Sequence[str]) -> Sweep:
             f"It must be one of {', '.join(DEFAULT_PROMPTS)}, learn and controller: cohort bench generation",
         )
     bench, given, others = words[0], *options(words[1:], EXAMPLES)
-    named = bool(others) and not others[0].startswith("--")
-    shipped = Path(__file__).parents[2] / "configs" / "comparison.yaml"
     if "--peer" in given and (given["--peer"], bench) != ("trl", "step"):
         raise ConfigError(
             f"--peer {given['--peer']} is not allowed for {bench}; it must be trl, and is for steps only: "
@@ -93,7 +91,7 @@ def parse_sweep(words: Sequence[str]) -> Sweep:
         )
     sweep = Sweep(
         bench=bench,
-        config=parse(others[0] if named else shipped, others[1:] if named else others),
+        config=configured(others),
         sizes=whole_numbers(given, "--num-generations", EXAMPLES, least=2, default="16,32,64,128,256"),
         prompts=whole_number(given, "--prompts", EXAMPLES, str(DEFAULT_PROMPTS[bench])),
         repeats=whole_number(given, "--repeats", EXAMPLES),
@@ -103,6 +101,13 @@ def parse_sweep(words: Sequence[str]) -> Sweep:
     )
     _refuse_unmeasured(sweep)
     return sweep
+
+
+def configured(words: Sequence[str]) -> Config:
+    """Of a configuration file and settings, or of settings alone for the shipped one. Raises ConfigError."""
+    named = bool(words) and not words[0].startswith("--")
+    shipped = Path(__file__).parents[2] / "configs" / "comparison.yaml"
+    return parse(words[0] if named else shipped, words[1:] if named else words)
 
 
 def adjusted(config: Config, **sections: Mapping[str, Any]) -> Config:

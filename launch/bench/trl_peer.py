@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from configs.errors import ConfigError
 from configs.loading import parse
 from generation.groups import tree_nodes
 from launch import hardware
-from launch.bench.measure import Stopwatch
+from launch.bench.measure import Stopwatch, environment
 from launch.bench.sweep import LONG
 from launch.prepare import Prepared, prepare
 from rewards.prompts import Prompt
@@ -88,12 +87,11 @@ def started(job: Job, folder: Path, target: Path, *config: Path, threads: int | 
     """The process, which writes into `target`. folder: for its files, `LOG` among them."""
     source = folder / "job.json"
     source.write_text(json.dumps(asdict(job)))
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (folder / LOG).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "launch.bench.trl_peer", *map(str, (source, target, *config))],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": path} | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+            env=environment() | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
             stdout=log,
             stderr=log,
         )
