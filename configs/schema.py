@@ -433,6 +433,14 @@ class TrainingSettings(Section):
         default=1.0, gt=0, le=1e12, description="Gradients longer than this are scaled down to it."
     )
     num_iterations: int = Field(default=1, ge=1, le=1000, description="Updates made from one step's completions.")
+    max_distinct_completions: int | None = Field(
+        default=32,
+        ge=2,
+        le=MILLION,
+        description="Of a group with more distinct completions than this so many are trained on, chosen and "
+        "weighted so that the update is on average that on all of them: it costs no more, and is "
+        "noisier. null trains on all.",
+    )
     loss_type: Literal["grpo", "dr_grpo", "dapo", "cispo", "rloo"] = Field(
         default="grpo",
         description="What the update minimises. grpo: clipped ratios, every completion weighs the same; dr_grpo: "

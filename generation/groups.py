@@ -57,6 +57,11 @@ class Group:
         """[completions] samples of each completion."""
         return np.array([completion.count for completion in self.completions], dtype=np.int64)
 
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """[completions] tokens of each completion."""
+        return np.array([len(completion.token_ids) for completion in self.completions], dtype=np.int64)
+
 
 def tree_nodes(sequences: Iterable[Sequence[int]]) -> int:
     """Nodes of the prefix tree of the sequences."""

@@ -6,6 +6,9 @@ dropped weights back, load them, and pack them again. They are kept for the next
 take several times as long as writing the weights.
 """
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,9 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS, materialize_meta_tensor
 from vllm.model_executor.model_loader.reload.sanitize import restore_layer_refs
 from vllm.model_executor.model_loader.reload.utils import get_layer_tensors
+
+M_TRIM_THRESHOLD, M_MMAP_MAX, DEFAULT_MMAP_MAX = -1, -4, 65536
+"""Of glibc's malloc.h."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class InPlace:
 
     def finish(self, model_config: ModelConfig) -> None:
         """Packs what was loaded."""
+        with _freed_memory_is_reused():
+            self._pack(model_config)
+
+    def _pack(self, model_config: ModelConfig) -> None:
         modules: list[Any] = list(self.model.modules())
         heads = [module for module in modules if isinstance(module, ParallelLMHead)]
         for module in modules:
@@ -52,6 +62,22 @@ class InPlace:
         for module in modules:
             if is_deferred_attention_layer(module):
                 module.process_weights_after_loading(model_config.dtype)
+
+
+@contextmanager
+def _freed_memory_is_reused() -> Iterator[None]:
+    """glibc gives blocks above 32 MiB back to the system and asks for new ones, whose page faults take as long as
+    packing a head. Without `mmap` the block that the last version leaves is the next one's."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):  # another libc
+        yield
+        return
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(M_MMAP_MAX, 0)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
 
 
 def in_place(model: torch.nn.Module) -> InPlace | None:

@@ -126,7 +126,8 @@ class GroupMetrics:
     completions: int = metric(
         "Completions",
         "samples of the step",
-        healthy="`sampling.prompts_per_step` × `sampling.num_generations`; more where prompts are rescued",
+        healthy="`sampling.prompts_per_step` × `sampling.num_generations`; more where prompts are rescued, fewer "
+        "where completions hardly repeat and fewer say enough (`training.max_distinct_completions`)",
         of=lambda m: sum(group.group.num_generations for group in m.scored),
     )
     distinct_completions: int = metric(
@@ -359,7 +360,7 @@ class Measured:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """[completions of all groups] tokens."""
-        return np.array([len(one.token_ids) for group in self.scored for one in group.group.completions])
+        return np.concatenate([group.group.lengths for group in self.scored])
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@
        │ treat               what it is trained on: rewards, replay, spread, nothing   signal/treatment.py
        ▼
     Treated ── Lesson        advantages
+       │ thinned             no more in the loss than an update may cost               signal/thinning.py
        │ pack                token trees, balanced over the ranks                      update/forest.py
        ▼
     Batch                    none if no group teaches: the next is skipped, the version stays
@@ -48,8 +49,10 @@ from trainer.happened import Happened, Times
 from trainer.metrics import measure
 from trainer.ports import Collect, Ports
 from trainer.run import Run
+from trainer.signal.advantages import Lesson
 from trainer.signal.overlong import soft_punished
 from trainer.signal.rollout import Rollout, Sampled
+from trainer.signal.thinning import thinned
 from trainer.signal.treatment import is_stuck, treat
 from trainer.state import RunState
 from trainer.update.forest import pack
@@ -86,7 +89,7 @@ def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> tuple[Hap
     punished = [soft_punished(group, limit, cache) for group in scored]
     treated = treat(run, state.without_best(run).mode, rollouts, punished, state.memory)
     begun = _begin(run, state.with_groups(run, treated, scored), ports) if config.sampling.ahead else None
-    lessons = [one.lesson for one in treated if one.lesson is not None]
+    lessons = [_thinned(run, state, one.lesson) for one in treated if one.lesson is not None]
     batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
     base = config.sampling.temperature
     drifts = tuple(
@@ -218,11 +221,18 @@ def _request(run: Run, state: RunState, rollout: Rollout) -> SampleRequest:
     hotter = rollout.temperature > config.sampling.temperature
     return SampleRequest(
         prompt,
-        config.sampling.num_generations * (config.signal.rescue_generations if searching else 1),
+        rollout.num_generations * (config.signal.rescue_generations if searching else 1),
         rollout.temperature,
         seed_of(config.seed, state.step + 1, prompt.id),
         config.signal.rescue_min_p if hotter else 0.0,
     )
+
+
+def _thinned(run: Run, state: RunState, lesson: Lesson) -> Lesson:
+    """The lesson with no more in the loss than an update may cost, and as much weight as that of a full group."""
+    lesson = lesson.standing_for(run.config.sampling.num_generations)
+    seed = seed_of(run.config.seed, state.step + 1, lesson.scored.group.prompt.id, "thinning")
+    return thinned(lesson, run.config.training.max_distinct_completions, seed)
 
 
 def _may_reach_target(run: Run, state: RunState) -> bool:

@@ -71,6 +71,7 @@ def settled(sweep: Sweep) -> Config:
             "lr_scheduler_type": "constant",
             "warmup_steps": 0,
             "mask_truncated_completions": False,
+            "max_distinct_completions": None,
         },
         signal={"rescue": False, "without_best": "train", "stop_without_signal": False},
         run={

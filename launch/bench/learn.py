@@ -130,7 +130,14 @@ def measure(
 def of_seed(config: Config, seed: int, seconds: float) -> Config:
     """With that seed, the same questions as with any other, and nothing that would take time beside learning."""
     task = {"seed": config.seed if config.task.seed is None else config.task.seed}
-    run = {"save_model": False, "max_seconds": seconds}
+    run = {
+        "save_model": False,
+        "max_seconds": seconds,
+        "target_reward": None,
+        "target_on": "train",
+        "eval_steps": None,
+        "evaluation_prompts": 0,
+    }
     return adjusted(config, task=task, run=run, tracking={"wandb": "off"}).model_copy(update={"seed": seed})
 
 
@@ -153,9 +160,10 @@ def _ours(config: Config, seconds: float) -> Curve:
 
 def _trl(config: Config, size: int, seconds: float) -> Curve:
     prepared = prepare(config)
-    prompts = prepared.task.prompts[: config.sampling.prompts_per_step]
-    repeats = (config.run.max_steps or 10**6) - 1
-    job = trl_peer.job_of(prepared, prompts, size, config.sampling.temperature, repeats)
+    sampling, repeats = config.sampling, (config.run.max_steps or 10**6) - 1
+    job = trl_peer.job_of(
+        prepared, prepared.task.prompts, sampling.prompts_per_step, size, sampling.temperature, repeats
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.yaml").write_text(dump(config), encoding="utf-8")

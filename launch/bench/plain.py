@@ -98,7 +98,7 @@ def _samples(forest: Forest) -> Iterator[Sample]:
             temperature=forest.parent_temperature[parent],
             advantage=forest.advantages[completion],
         )
-        yield from [sample] * int(forest.counts[completion])
+        yield from [sample] * int(forest.weights[completion])
 
 
 def _forest(samples: Sequence[Sample]) -> Forest:
@@ -122,6 +122,6 @@ def _forest(samples: Sequence[Sample]) -> Forest:
         completion_edges=edges,
         mask=mask,
         sampler_logprobs=logprobs,
-        counts=np.ones(len(samples), np.int64),
+        weights=np.ones(len(samples), np.float32),
         advantages=np.array([sample.advantage for sample in samples]),
     )

@@ -148,7 +148,7 @@ class Collector:
 def _trl(sweep: Sweep, prepared: Prepared, policy: str, size: int) -> Iterator[Measurement]:
     """Steps of TRL's trainer in a process of its own."""
     config, prompts = prepared.config, prepared.task.prompts[: sweep.prompts]
-    job = trl_peer.job_of(prepared, prompts, size, POLICIES[policy], sweep.repeats)
+    job = trl_peer.job_of(prepared, prompts, len(prompts), size, POLICIES[policy], sweep.repeats)
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder, "steps.json")
         process = trl_peer.started(job, Path(folder), there, threads=config.training.threads)

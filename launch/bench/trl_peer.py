@@ -25,12 +25,14 @@ from rewards.prompts import Prompt
 
 @dataclass(frozen=True)
 class Job:
-    """prompts: chat messages. micro_batch: rows in one forward and backward pass. repeats: steps after a warm-up."""
+    """prompts: chat messages. prompts_per_step: of them, in turn. micro_batch: rows in one forward and backward pass.
+    repeats: steps after a warm-up."""
 
     model: str
     dtype: str
     gpu: bool
     prompts: list[list[dict[str, str]]]
+    prompts_per_step: int
     num_generations: int
     micro_batch: int
     repeats: int
@@ -54,17 +56,23 @@ def require() -> None:
 
 
 def job_of(
-    prepared: Prepared, prompts: Sequence[Prompt], num_generations: int, temperature: float, repeats: int
+    prepared: Prepared,
+    prompts: Sequence[Prompt],
+    prompts_per_step: int,
+    num_generations: int,
+    temperature: float,
+    repeats: int,
 ) -> Job:
     """The same work for TRL, with as many rows in a pass as `micro_batch_tokens` allows."""
     config, gpu = prepared.config, hardware.has_gpu()
     width = max(len(prompt.token_ids) for prompt in prompts) + config.sampling.max_completion_length
-    rows, samples = max(1, config.training.micro_batch_tokens // width), num_generations * len(prompts)
+    rows, samples = max(1, config.training.micro_batch_tokens // width), num_generations * prompts_per_step
     return Job(
         model=prepared.model,
         dtype=hardware.dtype(config.model.dtype, gpu),
         gpu=gpu,
         prompts=[[dict(message) for message in prompt.messages] for prompt in prompts],
+        prompts_per_step=prompts_per_step,
         num_generations=num_generations,
         micro_batch=max(n for n in range(1, rows + 1) if samples % n == 0),
         repeats=repeats,
@@ -151,7 +159,7 @@ def _train(job: Job, folder: str, reward: Any, callbacks: list[Any]) -> None:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    samples = job.num_generations * len(job.prompts)
+    samples = job.num_generations * job.prompts_per_step
     rows = [{"prompt": prompt, "index": index} for index, prompt in enumerate(job.prompts)]
     GRPOTrainer(
         model=job.model,

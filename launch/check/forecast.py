@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.schema import Config
-from launch.check.look import Look, nodes, thinned
+from launch.check.look import Look, nodes, reduced
 from launch.memory import ITEM_BYTES
 from launch.memory_plan import EXAMPLE_PLAN, Hardware, Load, MemoryPlan, memory_plan
 from launch.prepare import Prepared
 from trainer.signal.advantages import Lesson, assign
+from trainer.signal.thinning import thinned
 from trainer.update.forest import Forest, pack
 from trainer.update.probe import UpdateCost
 from trainer.update.rank import zero_stage
@@ -71,7 +72,9 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
         return nodes([lesson.scored.group for lesson in _lessons(look, config, num_generations)])
 
     def step_tokens(num_generations: int) -> float:
-        return step_tree_tokens(_lessons(look, config, num_generations), config)
+        lessons = _lessons(look, config, num_generations)
+        limit = training.max_distinct_completions
+        return step_tree_tokens([thinned(lesson, limit, config.seed) for lesson in lessons], config)
 
     tree_tokens = _at(wanted, seen, step_tokens)
     scale = sampling.prompts_per_step / len(look.groups)
@@ -140,4 +143,4 @@ def _at(wanted: int, seen: int, tokens: Callable[[int], float]) -> float:
 def _lessons(look: Look, config: Config, num_generations: int) -> Sequence[Lesson]:
     """Every group seen, at that size at most. Whether it teaches does not matter to what its tree costs."""
     plain = config.training.model_copy(update={"mask_truncated_completions": False})
-    return assign([thinned(group, num_generations, config.seed) for group in look.groups], plain)
+    return assign([reduced(group, num_generations, config.seed) for group in look.groups], plain)

@@ -123,12 +123,12 @@ def nodes(groups: Sequence[Group]) -> int:
     return sum(tree_nodes([c.token_ids.tolist() for c in group.completions]) for group in groups)
 
 
-def thinned(scored: ScoredGroup, n: int, seed: int) -> ScoredGroup:
+def reduced(scored: ScoredGroup, n: int, seed: int) -> ScoredGroup:
     """`n` of the group's samples, drawn without replacement: samples are exchangeable, so this is a group of `n`."""
     group = scored.group
     if n >= group.num_generations:
         return scored
-    counts = np.random.default_rng(seed_of(seed, "thinned", group.prompt.id)).multivariate_hypergeometric(
+    counts = np.random.default_rng(seed_of(seed, "reduced", group.prompt.id)).multivariate_hypergeometric(
         group.counts, n
     )
     kept = [index for index in range(len(counts)) if counts[index]]

@@ -147,7 +147,7 @@ def tree_loss(
             ref_logprobs=ref_logprobs,
             advantages=torch.tensor(forest.advantages),
             mask=mask,
-            counts=torch.tensor(forest.counts),
+            weights=torch.tensor(forest.weights),
         )
         result = objective(micro_batch, sizes, training, lagged)
         result.loss.backward()

@@ -54,7 +54,7 @@ def groups() -> list[Treated]:
 
 def treated(scored: ScoredGroup, kind: Kind) -> Treated:
     """A group as the logger gets it; what it is trained on is not of the group."""
-    return Treated(EXAMPLE_ROLLOUT, scored, kind, "reward", EXAMPLE_LESSON, False, False, False)
+    return Treated(EXAMPLE_ROLLOUT, scored, kind, "reward", EXAMPLE_LESSON, False, False, False, 128)
 
 
 PAIRS = ((47, 12), (3, 88), (61, 60), (5, 7))

@@ -38,9 +38,9 @@ def test_loss_and_gradients_equal_the_tree(name: str) -> None:
 
 def test_every_sample_has_a_row_of_its_own() -> None:
     (whole,) = plain(pack(LESSONS, 1, 4096), 4096).forests[0]
-    assert len(whole.counts) == (whole.counts == 1).sum() == (whole.position_ids == 0).sum() == SAMPLES
+    assert len(whole.weights) == (whole.weights == 1).sum() == (whole.position_ids == 0).sum() == SAMPLES
     widths = [5 + 2 - 1] * 12 + [5 + 4 - 1] * 2 + [6 + 2 - 1] * 5 + [6 + 1 - 1] * 2
     assert len(whole.token_ids) == sum(widths)
     parts = plain(pack(LESSONS, 1, 4096), 3 * max(widths) + 1).forests[0]
-    assert [len(part.counts) for part in parts] == [3] * (SAMPLES // 3)
+    assert [len(part.weights) for part in parts] == [3] * (SAMPLES // 3)
     assert np.concatenate([part.advantages for part in parts]).tolist() == whole.advantages.tolist()

@@ -18,7 +18,7 @@ from launch.__main__ import main
 from launch.check.advice import chances, recommend
 from launch.check.findings import Finding, find
 from launch.check.forecast import EXAMPLE_FORECAST, Forecast, forecast, probe_forest
-from launch.check.look import Look, count, look, nodes, thinned
+from launch.check.look import Look, count, look, nodes, reduced
 from launch.check.page import WIDTH, show, verdict
 from launch.prepare import Prepared
 from launch.task_scorer import TaskScorer
@@ -184,15 +184,15 @@ def test_when_nothing_is_learnt_from_the_hottest_temperature_is_tried_too() -> N
     assert [*result.others] == [0.7, 1.4, 2.0]
 
 
-def test_thinned_groups_are_groups_of_that_size() -> None:
+def test_reduced_groups_are_groups_of_that_size() -> None:
     whole = seen(MIXED).groups[0]
-    draws = [thinned(whole, 64, seed) for seed in range(200)]
+    draws = [reduced(whole, 64, seed) for seed in range(200)]
     assert {group.group.num_generations for group in draws} == {64}
     mean = np.mean([count(group, "correct") for group in draws])
     assert mean == pytest.approx(count(whole, "correct") / 4, rel=0.05)
     assert all(count(g, "correct") == sum(c.count for c, v in zip(g.group.completions, g.verdicts, strict=True)
                if v.reward == 1.0) for g in draws)  # fmt: skip
-    assert thinned(whole, 256, 0) is whole
+    assert reduced(whole, 256, 0) is whole
 
 
 def test_chances_grow_with_the_group_and_know_solved_prompts() -> None:

@@ -268,13 +268,47 @@ def test_a_right_answer_that_no_longer_comes_is_recalled(tmp_path: Any) -> None:
     assert [step.groups_trained for step in logger.steps] == [0, 0, 0, 0, 1, 1]
     assert [step.completions for step in logger.steps] == [16] * 3 + [8 + 32] * 3
     forest = batches[0].forests[0][0]
-    assert sorted(zip(forest.counts.tolist(), np.isnan(forest.sampler_logprobs[:, 0]).tolist(), strict=True)) == [
+    assert sorted(zip(forest.weights.tolist(), np.isnan(forest.sampler_logprobs[:, 0]).tolist(), strict=True)) == [
         (1, True),
         (8, False),
     ]
     assert [step.groups_rescued for step in logger.steps] == [0, 0, 0, 1, 2, 2]
     assert logger.steps[-1].correct == 0.0  # it was not sampled
     assert train(rescue=False)[0] == train(without_best="train")[0] == []
+
+
+class NeverTheSame(SamplesAtOnce):
+    """Every sample is another text; every other one is right."""
+
+    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
+        return tuple(
+            Group(
+                request.prompt,
+                tuple(
+                    replace(completion("right" if i % 2 else "wrong", 1), token_ids=np.array([5 + i, 3], np.int32))
+                    for i in range(request.num_generations)
+                ),
+                request.temperature,
+                0,
+            )
+            for request in requests
+        )
+
+
+def test_where_no_completion_repeats_a_step_costs_no_more_than_it_may(tmp_path: Any) -> None:
+    settings = config(tmp_path, {"max_distinct_completions": 4}, max_steps=2, evaluation_prompts=0)
+    settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update={"num_generations": 40})})
+    model = FakeModel()
+    recorder = Recorder(FakeLearner(model))
+    _, logger = run(settings, model, generator=NeverTheSame(), learner=recorder, prompts=PROMPTS[:2])
+    assert [step.completions for step in logger.steps] == [80, 8]  # half are right: 4 hold two of each
+    for batch in recorder.batches:
+        forest = batch.forests[0][0]
+        assert len(forest.weights) == 8
+        assert forest.weights.sum() == pytest.approx(80, rel=0.01)
+        assert batch.num_samples == 80  # it stands for two whole groups
+        assert batch.num_tokens == 160
+        assert (forest.weights * forest.advantages).sum() == pytest.approx(0, abs=0.5)
 
 
 def test_a_batchs_spread_is_over_groups_that_teach_nothing_too(tmp_path: Any) -> None:

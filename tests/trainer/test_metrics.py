@@ -37,8 +37,8 @@ CONFIG = Config.model_validate(
 
 def happened(report: RankReport | None = None) -> Happened:
     treated = (
-        Treated(Rollout(0, 1.0, 0), RIGHT, "solved", "skip", None, False, False, False),
-        Treated(Rollout(1, 1.0, 3), RESCUED, "learning", "skip", None, True, False, True),
+        Treated(Rollout(0, 1.0, 0, 8), RIGHT, "solved", "skip", None, False, False, False, 8),
+        Treated(Rollout(1, 1.0, 3, 8), RESCUED, "learning", "skip", None, True, False, True, 8),
     )
     return Happened(7, 6, (RIGHT, RESCUED), treated, (0.5, None), 0, 0, report, EXAMPLE_TIMES)
 
@@ -62,7 +62,7 @@ def test_lengths_and_entropy_are_means_over_samples() -> None:
         )
 
     treated = [
-        Treated(Rollout(0, 1.0, 0), one, "floor", "skip", None, False, False, True)
+        Treated(Rollout(0, 1.0, 0, 8), one, "floor", "skip", None, False, False, True, 8)
         for one in (group((2, 3, -0.5, "correct"), (6, 1, -2.0, "wrong")), group((4, 4, -1.0, "wrong")))
     ]
     what = replace(happened(), treated=tuple(treated), scored=tuple(one.scored for one in treated))

@@ -1,7 +1,7 @@
 """Advantages: how much better than its group a completion did."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,42 @@ class Lesson:
     advantages: [completions] of each distinct completion, in the order of `scored.group.completions`; their
         mean over the group's samples is 0.
     in_loss: [completions] bool, true where the completion takes part in the loss.
+    weights: [completions] how many samples each stands for in the loss: its count, 0 outside the loss, or others as
+        well (trainer/signal/thinning.py).
+    scale: how many samples of a full group each sample stands for.
     """
 
     scored: ScoredGroup
     advantages: NDArray[np.float64]
     in_loss: NDArray[np.bool_]
+    weights: NDArray[np.float64]
+    scale: float = 1.0
+
+    @property
+    def num_samples(self) -> float:
+        """Samples that it stands for, those that take no part in the loss too."""
+        return self.scale * self.scored.group.num_generations
+
+    @property
+    def num_tokens(self) -> float:
+        """Completion tokens that it stands for in the loss."""
+        return self.scale * self._tokens
+
+    @property
+    def dense_tokens(self) -> int:
+        """Tokens that one row for each of its samples in the loss would have, without padding."""
+        group = self.scored.group
+        return len(group.prompt.token_ids) * int(group.counts @ self.in_loss) + self._tokens
+
+    @property
+    def _tokens(self) -> int:
+        group = self.scored.group
+        return int((group.counts * group.lengths) @ self.in_loss)
+
+    def standing_for(self, num_generations: int) -> "Lesson":
+        """With the weight of a group of so many samples, if it has fewer."""
+        scale = max(1.0, num_generations / self.scored.group.num_generations)
+        return self if scale == 1 else replace(self, weights=self.weights * scale, scale=self.scale * scale)
 
 
 def assign(
@@ -47,7 +78,7 @@ def assign(
     else:
         divisors = [group.reward_std + STD_EPSILON for group in scored]
     return tuple(
-        Lesson(
+        _lesson(
             group,
             spread(group) if spreads else gain(group) / divisor,
             _in_loss(group, training.mask_truncated_completions),
@@ -78,6 +109,11 @@ def _std(scored: Sequence[ScoredGroup]) -> float:
     return float(np.sqrt(np.average((rewards - np.average(rewards, weights=counts)) ** 2, weights=counts)))
 
 
+def _lesson(scored: ScoredGroup, advantages: NDArray[np.float64], in_loss: NDArray[np.bool_]) -> Lesson:
+    """Where each completion stands for its own samples."""
+    return Lesson(scored, advantages, in_loss, np.where(in_loss, scored.group.counts, 0.0))
+
+
 def _in_loss(scored: ScoredGroup, mask_truncated: bool) -> NDArray[np.bool_]:
     """DAPO's overlong filtering (arXiv 2503.14476, section 3.4): not what was cut off, if so configured."""
     if not mask_truncated:
@@ -86,4 +122,4 @@ def _in_loss(scored: ScoredGroup, mask_truncated: bool) -> NDArray[np.bool_]:
     return np.array(finished, np.bool_)
 
 
-EXAMPLE_LESSON = Lesson(EXAMPLE_SCORED_GROUP, np.array([0.57726, -1.73178]), np.array([True, True]))
+EXAMPLE_LESSON = _lesson(EXAMPLE_SCORED_GROUP, np.array([0.57726, -1.73178]), np.array([True, True]))

@@ -33,6 +33,7 @@ class Curriculum:
     solved: [prompts] its last group was solved.
     misses: [prompts] its rollouts in a row without a right answer.
     rungs: [prompts] of the temperature ladder, for its next rollout.
+    sizes: [prompts] of its next group, 0 for `sampling.num_generations`.
     tries: [prompts] rollouts without a lesson from rewards since any group of the run last taught; without a rescue
         (a hotter temperature next time, or a group to spread) one rollout counts as all.
     rollouts: of all prompts together. lessons: those that taught. rollouts_to_last_lesson: those up to the last.
@@ -43,6 +44,7 @@ class Curriculum:
     solved: NDArray[np.bool_]
     misses: NDArray[np.int32]
     rungs: NDArray[np.int16]
+    sizes: NDArray[np.int32]
     tries: NDArray[np.int32]
     rollouts: int = 0
     lessons: int = 0
@@ -57,6 +59,7 @@ class Curriculum:
             solved=np.zeros(prompts, np.bool_),
             misses=np.zeros(prompts, np.int32),
             rungs=np.zeros(prompts, np.int16),
+            sizes=np.zeros(prompts, np.int32),
             tries=np.zeros(prompts, np.int32),
         )
 
@@ -94,10 +97,10 @@ class Curriculum:
             *self._longest_waiting(self.solved, n - fresh, order),
         ]
         rungs, steps = ladder(config), self.rungs[chosen].tolist()
-        misses = self.misses[chosen].tolist()
+        misses, sizes = self.misses[chosen].tolist(), self.sizes[chosen].tolist()
         return tuple(
-            Rollout(prompt, rungs.temperature(rung), missed)
-            for prompt, rung, missed in zip(chosen, steps, misses, strict=True)
+            Rollout(prompt, rungs.temperature(rung), missed, size or config.sampling.num_generations)
+            for prompt, rung, missed, size in zip(chosen, steps, misses, sizes, strict=True)
         )
 
     def after(self, config: Config, treated: Sequence[Treated]) -> "Curriculum":
@@ -128,6 +131,7 @@ class Curriculum:
             solved=changed(self.solved, numbers, [one.kind == "solved" for one in treated]),
             misses=changed(self.misses, numbers, np.where(missed, self.misses[numbers] + 1, 0)),
             rungs=changed(self.rungs, numbers, climbed),
+            sizes=changed(self.sizes, numbers, [one.next_size for one in treated]),
             tries=tries,
             rollouts=rollouts,
             lessons=self.lessons + taught,

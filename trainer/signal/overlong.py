@@ -13,7 +13,7 @@ def soft_punished(scored: ScoredGroup, max_completion_length: int, soft_punish_c
     Reasons stay."""
     if soft_punish_cache is None:
         return scored
-    lengths = np.array([len(completion.token_ids) for completion in scored.group.completions])
+    lengths = scored.group.lengths
     punishments = soft_overlong_punishment(lengths, max_completion_length, soft_punish_cache)
     verdicts = (
         replace(verdict, reward=verdict.reward + punishment)

@@ -8,6 +8,7 @@ from configs.schema import WithoutBest, reward_scale
 from trainer.run import Run
 from trainer.scored import ScoredGroup, prepare
 from trainer.signal.advantages import Lesson, assign
+from trainer.signal.group_size import next_size
 from trainer.signal.kinds import (
     MANY_MISSES,
     Kind,
@@ -33,6 +34,7 @@ class Treated:
         where the treatment is `skip`.
     can_spread: it is trained on to spread, now or after more misses. narrow: the same samples would come again.
     missed: it holds no right answer.
+    next_size: samples of the prompt's next group.
     """
 
     rollout: Rollout
@@ -43,6 +45,7 @@ class Treated:
     can_spread: bool
     narrow: bool
     missed: bool
+    next_size: int
 
     @property
     def teaches(self) -> bool:
@@ -85,7 +88,17 @@ def _judged(run: Run, mode: WithoutBest, rollout: Rollout, group: ScoredGroup, m
         treatment = "spread"
     elif teaches(group, kind, best, mode, run.config.sampling.temperature):
         treatment = "reward"
-    return Treated(rollout, group, kind, treatment, None, spreads, narrow(group, kind, best), missed)
+    return Treated(
+        rollout=rollout,
+        scored=group,
+        kind=kind,
+        treatment=treatment,
+        lesson=None,
+        can_spread=spreads,
+        narrow=narrow(group, kind, best),
+        missed=missed,
+        next_size=next_size(run.config, group, kind, best),
+    )
 
 
 def _lessons(run: Run, mode: WithoutBest, judged: Sequence[Treated], memory: SelfImitation) -> tuple[Lesson, ...]:
@@ -102,5 +115,5 @@ def _lessons(run: Run, mode: WithoutBest, judged: Sequence[Treated], memory: Sel
 
 def _with_lesson(judged: Treated, lesson: Lesson) -> Treated:
     """What becomes of a group that is trained on: a lesson whose advantages are all 0 is none."""
-    useful = bool((lesson.advantages * lesson.in_loss).any())
+    useful = bool((lesson.advantages * lesson.weights).any())
     return replace(judged, lesson=lesson) if useful else replace(judged, treatment="skip")

@@ -37,7 +37,7 @@ class Forest:
     mask: [C, L] bool, true at tokens.
     sampler_logprobs: [C, L] float32, what the engine reported for each token; 0 at padding, NaN where it was not
         sampled now but replayed (trainer/signal/self_imitation.py).
-    counts: [C] int64, samples of each completion.
+    weights: [C] float32, how many samples each completion stands for.
     advantages: [C] float32.
     """
 
@@ -51,7 +51,7 @@ class Forest:
     completion_edges: NDArray[np.int64]
     mask: NDArray[np.bool_]
     sampler_logprobs: NDArray[np.float32]
-    counts: NDArray[np.int64]
+    weights: NDArray[np.float32]
     advantages: NDArray[np.float32]
 
 
@@ -61,11 +61,11 @@ class Batch:
 
     forests: [rank][micro-batch]; every rank has equally many, filled up with `EMPTY_FOREST`. Forests at the
         same place are of similar size.
-    num_samples: samples in the whole batch, those that take no part in the loss too.
-    num_tokens: completion tokens of all samples that take part in the loss. Losses of every rank and micro-batch
-        divide by one of the two.
+    num_samples: samples that the whole batch stands for, those that take no part in the loss too.
+    num_tokens: completion tokens that it stands for in the loss. Losses of every rank and micro-batch divide by one
+        of the two.
     tree_tokens: nodes over all forests but the empty ones: tokens that the model processes.
-    dense_tokens: tokens that one row per sample would process, padding not counted.
+    dense_tokens: tokens that one row per sample that takes part in the loss would process, padding not counted.
     """
 
     forests: tuple[tuple[Forest, ...], ...]
@@ -86,7 +86,7 @@ EMPTY_FOREST = Forest(
     completion_edges=np.zeros((0, 1), np.int64),
     mask=np.zeros((0, 1), np.bool_),
     sampler_logprobs=np.zeros((0, 1), np.float32),
-    counts=np.zeros(0, np.int64),
+    weights=np.zeros(0, np.float32),
     advantages=np.zeros(0, np.float32),
 )
 """One node, no completion: costs almost nothing, and its gradients are zero."""
@@ -102,7 +102,7 @@ EXAMPLE_FOREST = Forest(  # EXAMPLE_LESSON: a prompt of 5 tokens, and the comple
     completion_edges=np.array([[0, 1], [2, 3]]),
     mask=np.ones((2, 2), np.bool_),
     sampler_logprobs=np.array([[-1.4, -0.1], [-0.3, -0.1]], np.float32),
-    counts=np.array([32, 96]),
+    weights=np.array([32, 96], np.float32),
     advantages=np.array([-1.73178, 0.57726], np.float32),
 )
 
@@ -125,10 +125,10 @@ def pack(lessons: Sequence[Lesson], ranks: int, micro_batch_tokens: int) -> Batc
         every_other.reverse()
     return Batch(
         forests=tuple(zip(*micro_batches, strict=True)),
-        num_samples=sum(lesson.scored.group.num_generations for lesson in lessons),
-        num_tokens=sum(part.num_tokens for part in parts),
+        num_samples=round(sum(lesson.num_samples for lesson in lessons)),
+        num_tokens=round(sum(lesson.num_tokens for lesson in lessons)),
         tree_tokens=sum(len(forest.token_ids) for forest in forests if forest is not EMPTY_FOREST),
-        dense_tokens=sum(part.num_samples * len(part.prompt) + part.num_tokens for part in parts),
+        dense_tokens=sum(lesson.dense_tokens for lesson in lessons),
     )
 
 
@@ -195,7 +195,7 @@ def plant(parts: Iterable[Part]) -> Forest:
         completion_edges=_numbers(edge_before, shared, mask),
         mask=mask,
         sampler_logprobs=sampler_logprobs,
-        counts=np.concatenate([part.counts for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]).astype(np.float32),
         advantages=np.concatenate([part.advantages for part in parts]).astype(np.float32),
     )
 

@@ -26,7 +26,7 @@ class MicroBatch:
     ref_logprobs: [C, L] under the frozen reference; None when `beta` is 0.
     advantages: [C].
     mask: [C, L] bool, true at tokens of the completion.
-    counts: [C] samples of each completion.
+    weights: [C] how many samples each completion stands for.
     """
 
     logprobs: Tensor
@@ -35,7 +35,7 @@ class MicroBatch:
     ref_logprobs: Tensor | None
     advantages: Tensor
     mask: Tensor
-    counts: Tensor
+    weights: Tensor
 
     @property
     def lengths(self) -> Tensor:
@@ -106,7 +106,7 @@ def objective(batch: MicroBatch, sizes: Sizes, training: TrainingSettings, lagge
     gap = (batch.old_logprobs - batch.sampler_logprobs).abs()
 
     def total(values: Tensor) -> Tensor:
-        return (_masked(values, batch.mask) * batch.counts[:, None]).sum()
+        return (_masked(values, batch.mask) * batch.weights[:, None]).sum()
 
     return Objective(
         loss=-total((terms.surrogate * weight - training.beta * penalty) * terms.weight),

@@ -24,12 +24,10 @@ class Part:
     logprobs: [N], what the engine reported for each token.
     lengths: [C] int64, tokens of each completion.
     shared: [C] int64, how many of its first tokens each has in common with the one before it; 0 for the first.
-    counts: [C] int64, samples of each completion.
+    weights: [C] how many samples each completion stands for.
     advantages: [C].
     own_nodes: nodes that no other part shares: the last prompt token and the completions' tokens but the
         leaves.
-    num_samples: samples of its completions.
-    num_tokens: completion tokens of its samples.
     """
 
     lesson: Lesson
@@ -37,11 +35,9 @@ class Part:
     logprobs: NDArray[np.float32]
     lengths: NDArray[np.int64]
     shared: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    weights: NDArray[np.float64]
     advantages: NDArray[np.float64]
     own_nodes: int
-    num_samples: int
-    num_tokens: int
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -57,63 +53,58 @@ class Part:
 def split(lessons: Sequence[Lesson], limit: int) -> list[Part]:
     """What of each lesson is in the loss, in as few parts as have at most `limit` nodes each, neighbours in token
     order together. Raises ValueError: a lesson has no tokens, or nothing in the loss."""
-    return [part for some, lengths in _chunks(lessons) for part in _split_chunk(some, lengths, limit)]
+    return [part for some in _chunks(lessons) for part in _split_chunk(some, limit)]
 
 
-def _chunks(lessons: Sequence[Lesson]) -> Iterator[tuple[list[Lesson], NDArray[np.int64]]]:
+def _chunks(lessons: Sequence[Lesson]) -> Iterator[list[Lesson]]:
     """`lessons` in their order, so many at once that NumPy's cost per call hardly counts and its temporary arrays fit
-    into a cache; with [completions] the lengths of all their completions."""
+    into a cache."""
     chunk: list[Lesson] = []
-    lengths: list[int] = []
     tokens = 0
     for lesson in lessons:
+        _check(lesson)
         chunk.append(lesson)
-        lengths += _checked_lengths(lesson)
-        tokens += sum(lengths[-len(lesson.scored.group.completions) :])
+        tokens += int(lesson.scored.group.lengths.sum())
         if tokens >= CHUNK_TOKENS:
-            yield chunk, np.array(lengths)
-            chunk, lengths, tokens = [], [], 0
+            yield chunk
+            chunk, tokens = [], 0
     if chunk:
-        yield chunk, np.array(lengths)
+        yield chunk
 
 
-def _checked_lengths(lesson: Lesson) -> list[int]:
-    """How many tokens each completion has, if this is a lesson to learn from."""
+def _check(lesson: Lesson) -> None:
+    """Raises ValueError: there is nothing to learn from."""
     prompt = lesson.scored.group.prompt
-    lengths = [len(completion.token_ids) for completion in lesson.scored.group.completions]
-    if not prompt.token_ids or not all(lengths):
+    if not prompt.token_ids or not lesson.scored.group.lengths.all():
         raise ValueError(f"Prompt {prompt.id!r} or one of its completions has no tokens.")
-    if not lesson.in_loss.any():
+    if not lesson.weights.any():
         raise ValueError(f"No completion of prompt {prompt.id!r} takes part in the loss: it is no lesson.")
-    return lengths
 
 
-def _split_chunk(lessons: Sequence[Lesson], all_lengths: NDArray[np.int64], limit: int) -> list[Part]:
+def _split_chunk(lessons: Sequence[Lesson], limit: int) -> list[Part]:
     """What of each lesson is in the loss, in as few parts as have at most `limit` nodes each, neighbours in token
-    order together.
-
-    all_lengths: [completions] of all lessons, those that are not in the loss too.
-    """
+    order together."""
     groups = [lesson.scored.group for lesson in lessons]
-    in_loss = np.concatenate([lesson.in_loss for lesson in lessons])
-    completions = list(compress(chain.from_iterable(group.completions for group in groups), in_loss.tolist()))
-    ends = np.cumsum(in_loss)[np.cumsum([len(group.completions) for group in groups]) - 1].tolist()
+    weights = np.concatenate([lesson.weights for lesson in lessons])
+    taking_part = weights > 0
+    completions = list(compress(chain.from_iterable(group.completions for group in groups), taking_part.tolist()))
+    ends = np.cumsum(taking_part)[np.cumsum([len(group.completions) for group in groups]) - 1].tolist()
     starts = [0, *ends[:-1]]
 
-    lengths = all_lengths[in_loss]
+    lengths = np.concatenate([group.lengths for group in groups])[taking_part]
     size = int(lengths.sum())
     token_ids = joined_rows([completion.token_ids for completion in completions], np.int32, size)
     logprobs = joined_rows([completion.logprobs for completion in completions], np.float32, size)
     order = _token_order(token_ids, lengths, ends)
     in_order = ranges(sums_before(lengths)[order], lengths[order])
     token_ids, logprobs, lengths = token_ids[in_order], logprobs[in_order], lengths[order]
-    counts = np.concatenate([group.counts for group in groups])[in_loss][order]
-    advantages = np.concatenate([lesson.advantages for lesson in lessons])[in_loss][order]
+    weights = weights[taking_part][order]
+    advantages = np.concatenate([lesson.advantages for lesson in lessons])[taking_part][order]
     shared = shared_prefixes(token_ids, lengths)
     shared[starts] = 0
 
     nodes = sums_until(lengths - 1 - shared_nodes(shared, lengths))
-    token, sample, sample_token = sums_until(lengths), sums_until(counts), sums_until(counts * lengths)
+    token = sums_until(lengths)
     parts = []
     for lesson, group, start, end in zip(lessons, groups, starts, ends, strict=True):
         while start < end:
@@ -131,11 +122,9 @@ def _split_chunk(lessons: Sequence[Lesson], all_lengths: NDArray[np.int64], limi
                     logprobs[tokens],
                     lengths[some],
                     shared[some],
-                    counts[some],
+                    weights[some],
                     advantages[some],
                     own_nodes=nodes[stop] - saved,
-                    num_samples=sample[stop] - sample[start],
-                    num_tokens=sample_token[stop] - sample_token[start],
                 )
             )
             start = stop

@@ -181,13 +181,13 @@ class Rank:
         sums = dict.fromkeys(SUMMED, 0.0)
         for index, forest in enumerate(forests):
             inputs = policy_inputs(forest, self._device)
-            edges, mask, sampled, counts, advantages = (
+            edges, mask, sampled, weights, advantages = (
                 torch.tensor(array, device=self._device)
                 for array in (
                     forest.completion_edges,
                     forest.mask,
                     forest.sampler_logprobs,
-                    forest.counts,
+                    forest.weights,
                     forest.advantages,
                 )
             )
@@ -201,7 +201,7 @@ class Rank:
             if len(old) == index:
                 old.append(logprobs.detach())
             sampled = torch.where(sampled.isnan(), old[index], sampled)  # replayed, not sampled now
-            batch = MicroBatch(logprobs, old[index], sampled, reference, advantages, mask, counts)
+            batch = MicroBatch(logprobs, old[index], sampled, reference, advantages, mask, weights)
             part = objective(batch, sizes, training, self._spec.lagged)
             for name in sums:
                 sums[name] += float(getattr(part, name))

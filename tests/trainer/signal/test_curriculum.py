@@ -13,7 +13,7 @@ from trainer.signal.treatment import Treated
 
 PROMPTS = 8
 GROUP = scored(("Yes", 4, 1.0))
-LEARNING = Treated(Rollout(0, 1.0, 0), GROUP, "learning", "reward", None, False, False, missed=False)
+LEARNING = Treated(Rollout(0, 1.0, 0, 8), GROUP, "learning", "reward", None, False, False, missed=False, next_size=8)
 SOLVED = replace(LEARNING, kind="solved", treatment="skip")
 COLLAPSED = replace(LEARNING, kind="collapsed", treatment="skip", narrow=True, missed=True)
 FLOOR = replace(LEARNING, kind="floor", treatment="skip", missed=True)
@@ -32,7 +32,7 @@ def start(prompts: int = PROMPTS) -> Curriculum:
 
 
 def after(now: Curriculum, outcomes: Mapping[int, Treated], settings: Config | None = None) -> Curriculum:
-    treated = [replace(one, rollout=Rollout(number, 1.0, 0)) for number, one in outcomes.items()]
+    treated = [replace(one, rollout=Rollout(number, 1.0, 0, 8)) for number, one in outcomes.items()]
     return now.after(settings or config(), treated)
 
 

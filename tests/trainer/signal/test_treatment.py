@@ -12,7 +12,7 @@ from trainer.signal.rollout import Rollout
 from trainer.signal.self_imitation import SelfImitation
 from trainer.signal.treatment import Treated, treat
 
-STUCK = Rollout(prompt=0, temperature=1.0, misses=3)
+STUCK = Rollout(prompt=0, temperature=1.0, misses=3, num_generations=8)
 HAS_RIGHT = [("7", 1, 1.0), ("near", 3, -0.1), ("far", 1, -0.9)]
 NONE_RIGHT = [("near", 30, -0.1), ("far", 10, -0.5)]
 REMEMBERS = SelfImitation().after([0], [scored(*HAS_RIGHT)], 1.0)

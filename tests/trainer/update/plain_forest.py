@@ -33,9 +33,11 @@ def pack(lessons: Sequence[Lesson], ranks: int, micro_batch_tokens: int) -> Batc
     return Batch(
         forests=tuple(zip(*micro_batches, strict=True)),
         num_samples=sum(lesson.scored.group.num_generations for lesson in lessons),
-        num_tokens=sum(part.num_tokens for part in parts),
+        num_tokens=sum(_tokens(lesson) for lesson in lessons),
         tree_tokens=sum(len(forest.token_ids) for forest in forests if forest is not EMPTY_FOREST),
-        dense_tokens=sum(part.num_samples * len(part.prompt) + part.num_tokens for part in parts),
+        dense_tokens=sum(
+            _samples(lesson) * len(lesson.scored.group.prompt.token_ids) + _tokens(lesson) for lesson in lessons
+        ),
     )
 
 
@@ -58,17 +60,6 @@ class Part:
         return self.lesson.scored.group.prompt.token_ids
 
     @property
-    def num_samples(self) -> int:
-        """Samples of its completions."""
-        return sum(self.lesson.scored.group.completions[index].count for index in self.completions)
-
-    @property
-    def num_tokens(self) -> int:
-        """Completion tokens of its samples."""
-        completions = (self.lesson.scored.group.completions[index] for index in self.completions)
-        return sum(completion.count * len(completion.token_ids) for completion in completions)
-
-    @property
     def nodes(self) -> int:
         """Nodes of the part in a forest of its own."""
         return len(self.prompt) - 1 + self.own_nodes
@@ -80,7 +71,7 @@ def plant(parts: Iterable[Part]) -> Forest:
     edges: dict[tuple[int, int], int] = {}  # (parent node, token) -> edge
     parents: dict[int, tuple[int, float]] = {}  # node -> (index, temperature)
     rows: list[list[int]] = []  # the edges of each completion
-    logprobs, counts, advantages = [], [], []
+    logprobs, weights, advantages = [], [], []
 
     previous_prompt: tuple[int, ...] = ()
     for part in sorted(parts, key=lambda part: part.prompt):
@@ -98,7 +89,7 @@ def plant(parts: Iterable[Part]) -> Forest:
                 parents.setdefault(node, (len(parents), group.temperature))
             rows.append([edges.setdefault(edge, len(edges)) for edge in zip(path, tokens, strict=True)])
             logprobs.append(completion.logprobs)
-            counts.append(completion.count)
+            weights.append(part.lesson.weights[index])
             advantages.append(part.lesson.advantages[index])
             previous_tokens = tokens
     layout.walk(0, ())
@@ -114,7 +105,7 @@ def plant(parts: Iterable[Part]) -> Forest:
         completion_edges=_padded(rows, np.int64),
         mask=_padded([[True] * len(row) for row in rows], np.bool_),
         sampler_logprobs=_padded(logprobs, np.float32),
-        counts=np.array(counts, np.int64),
+        weights=np.array(weights, np.float32),
         advantages=np.array(advantages, np.float32),
     )
 
@@ -143,6 +134,15 @@ class _Layout:
             self.subtree_end.append(-1)
 
 
+def _samples(lesson: Lesson) -> int:
+    return sum(one.count for one, taken in zip(lesson.scored.group.completions, lesson.in_loss, strict=True) if taken)
+
+
+def _tokens(lesson: Lesson) -> int:
+    completions = zip(lesson.scored.group.completions, lesson.in_loss, strict=True)
+    return sum(one.count * len(one.token_ids) for one, taken in completions if taken)
+
+
 def _split(lesson: Lesson, limit: int) -> list[Part]:
     """What of the lesson is in the loss, in as few parts as have at most `limit` nodes each, neighbours in token
     order together."""
@@ -150,12 +150,12 @@ def _split(lesson: Lesson, limit: int) -> list[Part]:
     tokens = [tuple(completion.token_ids.tolist()) for completion in group.completions]
     if not group.prompt.token_ids or not all(tokens):
         raise ValueError(f"Prompt {group.prompt.id!r} or one of its completions has no tokens.")
-    if not lesson.in_loss.any():
+    if not lesson.weights.any():
         raise ValueError(f"No completion of prompt {group.prompt.id!r} takes part in the loss: it is no lesson.")
     parts: list[Part] = []
     chosen: list[int] = []
     nodes = 1
-    for index in sorted(np.flatnonzero(lesson.in_loss).tolist(), key=lambda index: tokens[index]):
+    for index in sorted(np.flatnonzero(lesson.weights).tolist(), key=lambda index: tokens[index]):
         shared = _shared(tokens[chosen[-1]][:-1], tokens[index][:-1]) if chosen else 0
         added = len(tokens[index]) - 1 - shared
         if chosen and len(group.prompt.token_ids) - 1 + nodes + added > limit:

@@ -42,7 +42,7 @@ def sequences(batch: Batch) -> list[Read]:
             forest.completion_edges,
             forest.mask,
             forest.sampler_logprobs,
-            forest.counts,
+            forest.weights,
             forest.advantages,
             strict=True,
         ):
@@ -174,7 +174,7 @@ def test_a_group_that_does_not_fit_is_split_between_completions() -> None:
 
 def test_what_is_not_in_the_loss_is_in_no_forest() -> None:
     lesson = make_lesson([1, 2, 3], [([7, 8], 5, 0.0), ([9, 4, 5], 2, 1.0), ([7, 6], 1, 0.5)])
-    part = dataclasses.replace(lesson, in_loss=np.array([True, False, True]))
+    part = dataclasses.replace(lesson, in_loss=np.array([True, False, True]), weights=np.array([5.0, 0.0, 1.0]))
     without = make_lesson([1, 2, 3], [([7, 8], 5, 0.0), ([7, 6], 1, 0.5)])
     batch, other = pack([part], 1, 100), pack([without], 1, 100)
     assert batch.num_samples == 8  # all of the group
@@ -190,7 +190,7 @@ def test_nothing_to_pack() -> None:
     with pytest.raises(ValueError, match="no tokens"):
         pack([make_lesson([1], [([], 2, 0.0)])], 1, 10)
     with pytest.raises(ValueError, match="it is no lesson"):
-        pack([dataclasses.replace(EXAMPLE_LESSON, in_loss=np.array([False, False]))], 1, 10)
+        pack([dataclasses.replace(EXAMPLE_LESSON, weights=np.zeros(2))], 1, 10)
 
 
 @pytest.mark.timeout(30)

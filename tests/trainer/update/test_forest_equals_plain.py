@@ -58,7 +58,7 @@ def lessons(draw: st.DrawFn) -> list[Lesson]:
 
 
 def _scattered(lesson: Lesson, random: np.random.Generator) -> Lesson:
-    """The lesson with other log-probabilities, some NaN, and with some completions out of the loss."""
+    """The lesson with other log-probabilities, some NaN, some completions out of the loss, and some thinned out."""
     group = lesson.scored.group
     completions = []
     for completion in group.completions:
@@ -68,7 +68,9 @@ def _scattered(lesson: Lesson, random: np.random.Generator) -> Lesson:
     in_loss = random.random(len(completions)) < random.choice([0.3, 0.8, 1.0])
     in_loss[random.integers(len(in_loss))] = True
     scored = dataclasses.replace(lesson.scored, group=dataclasses.replace(group, completions=tuple(completions)))
-    return dataclasses.replace(lesson, scored=scored, in_loss=in_loss)
+    weights = in_loss * group.counts * random.choice([1.0, 1.0, 0.0, 2.5], len(in_loss))
+    weights[np.flatnonzero(in_loss)[0]] = 1.5
+    return dataclasses.replace(lesson, scored=scored, in_loss=in_loss, weights=weights)
 
 
 @settings(max_examples=150, derandomize=True)

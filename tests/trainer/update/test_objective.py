@@ -21,7 +21,7 @@ BATCH = MicroBatch(
     ref_logprobs=None,
     advantages=torch.tensor([1.0, -3.0]),
     mask=torch.tensor([[True, True], [True, False]]),
-    counts=torch.tensor([3, 1]),
+    weights=torch.tensor([3, 1]),
 )
 SIZES = Sizes(num_samples=4, num_tokens=7, max_completion_length=4)
 
@@ -176,7 +176,7 @@ def assert_unbiased(lagged: bool, said: bool = True) -> None:
             ref_logprobs=frozen[choice].reshape(1, 1),
             advantages=advantages[choice].reshape(1),
             mask=torch.ones(1, 1, dtype=torch.bool),
-            counts=torch.ones(1, dtype=torch.int64),
+            weights=torch.ones(1, dtype=torch.int64),
         )
         training = TrainingSettings(beta=1.0)
         loss = objective(one, Sizes(1, 1, 1), training, lagged and said).loss

@@ -1,0 +1,28 @@
+"""Group size: how many samples of a prompt are worth their cost.
+
+Where answers repeat, a large group costs little more than a small one. Where every sample is another text, it costs
+in proportion, and a prompt that is right every other time teaches as much with a quarter of the samples (knapsack RL,
+arXiv 2509.25849, gives such prompts few samples for the same reason). So a prompt keeps its full group while its
+completions repeat, or one of right and wrong is rare; else it gets as many samples as hold enough of both.
+"""
+
+from math import ceil
+
+from configs.schema import Config
+from trainer.scored import ScoredGroup
+from trainer.signal.kinds import Kind
+
+
+def next_size(config: Config, scored: ScoredGroup, kind: Kind, best_reward: float) -> int:
+    """Samples of the prompt's next group, from its latest: `sampling.num_generations`, or as many as are expected to
+    hold half of `training.max_distinct_completions` each of right and of wrong ones."""
+    full, limit = config.sampling.num_generations, config.training.max_distinct_completions
+    group = scored.group
+    samples = group.num_generations
+    if limit is None or kind != "learning" or group.temperature != config.sampling.temperature:
+        return full
+    if len(group.completions) / samples * full <= limit:
+        return full
+    right = int(group.counts @ scored.right(best_reward))
+    rarer = min(right, samples - right)
+    return max(limit, min(full, ceil(limit / 2 * samples / rarer))) if rarer else full
