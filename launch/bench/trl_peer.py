@@ -98,7 +98,6 @@ def started(job: Job, folder: Path, target: Path, *config: Path, threads: int | 
     with (folder / LOG).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "launch.bench.trl_peer", *map(str, (source, target, *config))],
-            cwd=folder,
             env=environment() | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
             stdout=log,
             stderr=log,

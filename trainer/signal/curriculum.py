@@ -33,7 +33,7 @@ class Curriculum:
     solved: [prompts] its last group was solved.
     misses: [prompts] its rollouts in a row without a right answer.
     rungs: [prompts] of the temperature ladder, for its next rollout.
-    sizes: [prompts] of its next group, 0 for `sampling.num_generations`.
+    sizes: [prompts] of its next group; 0 where it had none.
     tries: [prompts] rollouts without a lesson from rewards since any group of the run last taught; without a rescue
         (a hotter temperature next time, or a group to spread) one rollout counts as all.
     rollouts: of all prompts together. lessons: those that taught. rollouts_to_last_lesson: those up to the last.
@@ -97,9 +97,10 @@ class Curriculum:
             *self._longest_waiting(self.solved, n - fresh, order),
         ]
         rungs, steps = ladder(config), self.rungs[chosen].tolist()
-        misses, sizes = self.misses[chosen].tolist(), self.sizes[chosen].tolist()
+        misses = self.misses[chosen].tolist()
+        sizes = np.where(self.sizes[chosen], self.sizes[chosen], self._usual_size(config)).tolist()
         return tuple(
-            Rollout(prompt, rungs.temperature(rung), missed, size or config.sampling.num_generations)
+            Rollout(prompt, rungs.temperature(rung), missed, size)
             for prompt, rung, missed, size in zip(chosen, steps, misses, sizes, strict=True)
         )
 
@@ -137,6 +138,11 @@ class Curriculum:
             lessons=self.lessons + taught,
             rollouts_to_last_lesson=rollouts if taught else self.rollouts_to_last_lesson,
         )
+
+    def _usual_size(self, config: Config) -> int:
+        """Of a prompt's first group: what half of those known need at most."""
+        known = self.sizes[self.sizes > 0]
+        return int(np.median(known)) if len(known) else config.sampling.num_generations
 
     def _longest_waiting(self, among: NDArray[np.bool_], n: int, order: NDArray[np.int64]) -> list[int]:
         """The `n` of the prompts `among` whose last rollout is longest ago, longest first and then by `order`,

@@ -51,6 +51,14 @@ def test_every_prompt_is_asked_before_any_is_asked_again() -> None:
     assert sorted(seen[:2]) == sorted(numbers(now.take(config(), 2)))
 
 
+def test_a_prompt_that_is_new_gets_as_many_samples_as_others_needed() -> None:
+    now, whole = start(), config().sampling.num_generations
+    assert {rollout.num_generations for rollout in now.take(config(), PROMPTS)} == {whole}
+    now = after(now, {0: replace(LEARNING, next_size=32), 1: replace(LEARNING, next_size=32), 2: LEARNING})
+    sizes = {rollout.prompt: rollout.num_generations for rollout in now.take(config(), PROMPTS)}
+    assert sizes == dict.fromkeys(range(PROMPTS), 32) | {2: LEARNING.next_size}
+
+
 def test_the_order_is_that_of_a_stable_sort_of_everything() -> None:
     """What a sort would choose, without sorting."""
     rng = np.random.default_rng(3)
