@@ -3,6 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
+from configs.errors import ConfigError
 from configs.schema import Config
 from launch.logger.display import default_console, one_line, shown
 from launch.prepare import prepare
@@ -14,7 +15,9 @@ from trainer.run import Run
 
 
 def evaluate_model(config: Config) -> int:
-    """Evaluates the configured model on the configured task; the exit status."""
+    """Evaluates the configured model on the configured task; the exit status. Raises ConfigError."""
+    if not config.run.evaluation_prompts:
+        raise ConfigError("run.evaluation_prompts: 0 leaves nothing to evaluate; it must be at least 1. Raise it.")
     console = default_console()
 
     def phase(text: str) -> None:
