@@ -8,6 +8,7 @@ from trainer.evaluation import Evaluation, PromptResult, doubling, mean, pass_at
 from trainer.ports import Sampler, Scorer
 from trainer.run import Run
 from trainer.scored import ScoredGroup
+from trainer.signal.group_size import hardly_repeats
 from trainer.signal.kinds import classify
 from trainer.signal.right_and_wrong import RewardsSeen
 
@@ -16,23 +17,42 @@ AT_ONCE = 4096
 
 
 def evaluate(
-    run: Run, prompts: Sequence[Prompt], generator: Sampler, scorer: Scorer, label: str, step: int = 0
+    run: Run,
+    prompts: Sequence[Prompt],
+    generator: Sampler,
+    scorer: Scorer,
+    label: str,
+    step: int = 0,
+    *,
+    thrifty: bool = False,
 ) -> Evaluation:
     """Samples `num_generations` and one greedy answer of each of the prompts.
 
-    label: makes the random numbers of this evaluation its own. step: of the run.
+    label: makes the random numbers of this evaluation its own. step: of the run. thrifty: of a prompt whose
+    completions hardly repeat, no more than `training.max_distinct_completions`.
     """
     best_reward, sampling = run.best_reward, run.config.sampling
 
-    def score(count: int, temperature: float) -> list[ScoredGroup]:
+    def score(some: Sequence[Prompt], count: int, temperature: float) -> list[ScoredGroup]:
         """As many prompts at a time as engines can hold, and that is at least as many as a step has."""
         size = max(sampling.prompts_per_step, AT_ONCE // count)
-        seeds = {prompt.id: seed_of(run.config.seed, label, prompt.id) for prompt in prompts}
-        requests = [SampleRequest(prompt, count, temperature, seeds[prompt.id]) for prompt in prompts]
+        seeds = {prompt.id: seed_of(run.config.seed, label, prompt.id) for prompt in some}
+        requests = [SampleRequest(prompt, count, temperature, seeds[prompt.id]) for prompt in some]
         parts = [requests[first : first + size] for first in range(0, len(requests), size)]
         return [scored for part in parts for scored in scorer.score(generator.sample(part))]
 
-    sampled, greedy = score(sampling.num_generations, sampling.temperature), score(1, 0.0)
+    def score_samples() -> list[ScoredGroup]:
+        full, few = sampling.num_generations, run.config.training.max_distinct_completions
+        if not thrifty or few is None or few >= full:
+            return score(prompts, full, sampling.temperature)
+        looks = score(prompts, few, sampling.temperature)
+        cheap = [index for index, look in enumerate(looks) if not hardly_repeats(run.config, look)]
+        groups = score([prompts[index] for index in cheap], full, sampling.temperature)
+        for index, group in zip(cheap, groups, strict=True):
+            looks[index] = group
+        return looks
+
+    sampled, greedy = score_samples(), score(prompts, 1, 0.0)
     results = tuple(
         PromptResult(
             prompt_id=prompt.id,
@@ -45,6 +65,7 @@ def evaluate(
         for prompt, many, once in zip(prompts, sampled, greedy, strict=True)
     )
     right = [int(group.group.counts[group.right(best_reward)].sum()) for group in sampled]
+    sizes = [group.group.num_generations for group in sampled]
     return Evaluation(
         step=step,
         policy_version=sampled[0].group.policy_version if sampled else 0,
@@ -52,8 +73,8 @@ def evaluate(
         reward_sampled=mean([r.sampled_reward for r in results]),
         accuracy_greedy=mean([_is_best(r.greedy_reward, best_reward) for r in results]),
         pass_at={
-            k: mean([pass_at(k, sampling.num_generations, one) for one in right])
-            for k in doubling(sampling.num_generations)
+            k: mean([pass_at(k, size, one) for size, one in zip(sizes, right, strict=True)])
+            for k in doubling(min(sizes, default=sampling.num_generations))
         },
         seen=RewardsSeen().after([*sampled, *greedy], best_reward),
     )

@@ -103,7 +103,8 @@ def _begun(run: Run, ports: Ports) -> RunState:
     """The state before the first step."""
     label = "before training"
     ports.logger.phase(f"evaluating {label}")
-    before = evaluate(run, run.evaluated, ports.generator, ports.scorer, label)
+    # What training is compared with, and not what ends it: in long texts it would cost as much as two steps.
+    before = evaluate(run, run.evaluated, ports.generator, ports.scorer, label, thrifty=True)
     held_out = evaluate(run, run.held_out, ports.generator, ports.scorer, label) if run.held_out else None
     state = RunState.start(run, before, held_out)
     for on, evaluation in _latest(run, state):

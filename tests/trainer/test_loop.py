@@ -311,6 +311,17 @@ def test_where_no_completion_repeats_a_step_costs_no_more_than_it_may(tmp_path: 
         assert (forest.weights * forest.advantages).sum() == pytest.approx(0, abs=0.5)
 
 
+def test_where_no_completion_repeats_a_baseline_takes_fewer_samples(tmp_path: Any) -> None:
+    settings = config(tmp_path, {"max_distinct_completions": 4}, max_steps=2)
+    settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update={"num_generations": 40})})
+    _, logger = run(settings, FakeModel(), generator=NeverTheSame())
+    before, after = (evaluation for _, evaluation in logger.evaluations)
+    assert (max(before.pass_at), max(after.pass_at)) == (4, 40)
+    assert before.reward_sampled == after.reward_sampled
+    _, logger = run(settings, FakeModel(skill=0.5))  # two answers, again and again
+    assert max(logger.evaluations[0][1].pass_at) == 40
+
+
 def test_a_batchs_spread_is_over_groups_that_teach_nothing_too(tmp_path: Any) -> None:
     class FirstIsSolved(FakeGenerator):
         def _group(self, request: SampleRequest) -> Group:

@@ -13,6 +13,14 @@ from trainer.scored import ScoredGroup
 from trainer.signal.kinds import Kind
 
 
+def hardly_repeats(config: Config, scored: ScoredGroup) -> bool:
+    """Whether a full group of the prompt would hold more distinct completions than an update computes: those seen,
+    and of the further samples the share that was seen once (Good 1953)."""
+    limit, counts = config.training.max_distinct_completions, scored.group.counts
+    further = config.sampling.num_generations - scored.group.num_generations
+    return limit is not None and len(counts) + max(0, further) * float((counts == 1).sum() / counts.sum()) > limit
+
+
 def next_size(config: Config, scored: ScoredGroup, kind: Kind, best_reward: float) -> int:
     """Samples of the prompt's next group, from its latest: `sampling.num_generations`, or as many as are expected to
     hold half of `training.max_distinct_completions` each of right and of wrong ones."""
@@ -21,7 +29,7 @@ def next_size(config: Config, scored: ScoredGroup, kind: Kind, best_reward: floa
     samples = group.num_generations
     if limit is None or kind != "learning" or group.temperature != config.sampling.temperature:
         return full
-    if len(group.completions) / samples * full <= limit:
+    if not hardly_repeats(config, scored):
         return full
     right = int(group.counts @ scored.right(best_reward))
     rarer = min(right, samples - right)

@@ -15,6 +15,7 @@ def size(scored: ScoredGroup, kind: Kind = "learning", **training: Any) -> int:
     config = Config.model_validate(
         {
             "task": {"name": "comparison"},
+            "run": {"max_steps": 1},
             "sampling": {"num_generations": 128},
             "training": {"max_distinct_completions": 32} | training,
         }
@@ -40,6 +41,13 @@ def test_as_many_as_hold_enough_of_right_and_wrong(right: int, samples: int, exp
 def test_a_group_whose_completions_repeat_costs_little_and_stays_whole() -> None:
     assert size(group(64, 128, count=4)) == 128
     assert size(group(64, 128, count=2)) == 32
+
+
+def test_a_small_group_whose_completions_begin_to_repeat_is_whole_again() -> None:
+    """16 of 32 samples were seen once: a whole group would hold 20 + 96 / 2 texts. None was: 16."""
+    once = make_lesson([1, 2], [([5 + i], 4 if i < 4 else 1, float(i % 2)) for i in range(20)]).scored
+    assert size(once) == 32
+    assert size(group(16, 32, count=2)) == 128
 
 
 def test_where_nothing_is_right_or_all_is_the_group_stays_whole() -> None:
