@@ -33,4 +33,4 @@ def next_size(config: Config, scored: ScoredGroup, kind: Kind, best_reward: floa
         return full
     right = int(group.counts @ scored.right(best_reward))
     rarer = min(right, samples - right)
-    return max(limit, min(full, ceil(limit / 2 * samples / rarer))) if rarer else full
+    return min(full, max(limit, ceil(limit / 2 * samples / rarer))) if rarer else full

@@ -59,5 +59,9 @@ def test_a_rescue_says_nothing_of_the_usual_temperature() -> None:
     assert size(group(64, 128, temperature=1.4)) == 128
 
 
+def test_no_group_is_larger_than_configured() -> None:
+    assert size(group(256, 512), max_distinct_completions=200) == 128
+
+
 def test_without_a_limit_all_groups_are_whole() -> None:
     assert size(group(64, 128), max_distinct_completions=None) == 128
