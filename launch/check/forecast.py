@@ -72,11 +72,16 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
         return nodes([lesson.scored.group for lesson in _lessons(look, config, num_generations)])
 
     def step_tokens(num_generations: int) -> float:
-        lessons = _lessons(look, config, num_generations)
-        limit = training.max_distinct_completions
-        return step_tree_tokens([thinned(lesson, limit, config.seed) for lesson in lessons], config)
+        return step_tree_tokens(_lessons(look, config, num_generations), config)
 
-    tree_tokens = _at(wanted, seen, step_tokens)
+    whole = _lessons(look, config, min(wanted, seen))
+    kept = [thinned(lesson, training.max_distinct_completions, config.seed) for lesson in whole]
+    # Where there are more completions than an update computes, a larger group costs it no more.
+    tree_tokens = (
+        step_tree_tokens(kept, config)
+        if any(a is not b for a, b in zip(kept, whole, strict=True))
+        else _at(wanted, seen, step_tokens)
+    )
     scale = sampling.prompts_per_step / len(look.groups)
     sampled = _at(wanted, seen, step_nodes) if forks else step_nodes(seen) * wanted / seen
     sample = look.seconds * sampled / look.nodes * scale / config.engine.engines

@@ -328,19 +328,21 @@ def test_the_forecast_scales_with_the_step() -> None:
 
 
 def test_what_larger_groups_than_were_seen_will_cost() -> None:
-    """Where all samples differ it doubles with the group; where all are alike it stays."""
+    """Where all samples differ it doubles with the group, up to what an update computes of it; where all are alike it
+    stays."""
     rambling, alike = {"a" * length: 1 / 1024 for length in range(1, 1025)}, {"a": 1.0}  # a length is a token
 
-    def tokens(shares: Shares, wanted: int) -> float:
+    def tokens(shares: Shares, wanted: int, limit: int | None = None) -> float:
         task = a_task()
         slow = Scripted({1.0: shares}, pace=0.05)
-        config = a_config(sampling={"num_generations": wanted})
+        config = a_config(sampling={"num_generations": wanted}, training={"max_distinct_completions": limit})
         result = look(config, task, slow, TaskScorer(task), lambda _: None, clock=lambda: slow.clock)
         assert result.groups[0].group.num_generations == 64
         return predicted(result, config).tree_tokens
 
     assert tokens(alike, 256) == tokens(alike, 64)
     assert tokens(rambling, 256) == pytest.approx(4 * tokens(rambling, 64), rel=0.2)
+    assert tokens(rambling, 256, limit=8) == tokens(rambling, 64, limit=8) < tokens(rambling, 64)
 
 
 def test_what_prompts_share_is_in_a_steps_tree_once() -> None:
