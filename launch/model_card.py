@@ -27,7 +27,7 @@ tags:
 
 ## What it can do
 
-| prompts | | mean reward | greedy accuracy | pass@{max(result.after.pass_at)} |
+| prompts | | mean reward | greedy accuracy | pass@{_most(result)} |
 |---|---|---|---|---|
 {"".join(_rows(result))}
 ## Reward by step
@@ -49,17 +49,27 @@ def _task(config: Config) -> str:
 
 
 def _rows(result: Result) -> list[str]:
+    return [_row(name, evaluation, _most(result)) for name, evaluation in _evaluations(result).items()]
+
+
+def _most(result: Result) -> int:
+    """The largest k of pass@k that every evaluation has: one before training may have taken fewer samples."""
+    every = [result.after, *_evaluations(result).values()]
+    return max(set.intersection(*(set(evaluation.pass_at) for evaluation in every)))
+
+
+def _evaluations(result: Result) -> Mapping[str, Evaluation]:
     named: Mapping[str, Evaluation | None] = {
         "trained on | before": result.before,
         "trained on | after": result.after,
         "held out | before": result.held_out.before if result.held_out else None,
         "held out | after": result.held_out.latest if result.held_out else None,
     }
-    return [_row(name, evaluation) for name, evaluation in named.items() if evaluation and evaluation.prompts]
+    return {name: evaluation for name, evaluation in named.items() if evaluation and evaluation.prompts}
 
 
-def _row(name: str, evaluation: Evaluation) -> str:
-    chance = evaluation.pass_at[max(evaluation.pass_at)]
+def _row(name: str, evaluation: Evaluation, most: int) -> str:
+    chance = evaluation.pass_at[most]
     return f"| {name} | {evaluation.reward_sampled:.3f} | {evaluation.accuracy_greedy:.0%} | {chance:.3f} |\n"
 
 

@@ -56,7 +56,7 @@ class Lesson:
     def standing_for(self, num_generations: int) -> "Lesson":
         """With the weight of a group of so many samples, if it has fewer."""
         scale = max(1.0, num_generations / self.scored.group.num_generations)
-        return self if scale == 1 else replace(self, weights=self.weights * scale, scale=self.scale * scale)
+        return self if scale == 1 else replace(self, weights=self.weights * scale, scale=scale)
 
 
 def assign(
