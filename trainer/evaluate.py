@@ -1,6 +1,7 @@
 """How an evaluation is made."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from generation.engine import SampleRequest, seed_of
 from rewards.prompts import SAME_REWARD, Prompt
@@ -16,22 +17,30 @@ AT_ONCE = 4096
 """Samples, whose unfinished beginnings engines keep in memory."""
 
 
-def evaluate(
-    run: Run,
-    prompts: Sequence[Prompt],
-    generator: Sampler,
-    scorer: Scorer,
-    label: str,
-    step: int = 0,
-    *,
-    thrifty: bool = False,
-) -> Evaluation:
-    """Samples `num_generations` and one greedy answer of each of the prompts.
+@dataclass(frozen=True)
+class Answers:
+    """To the prompts of an evaluation: [prompts] `num_generations` samples of each, and one greedy answer."""
 
-    label: makes the random numbers of this evaluation its own. step: of the run. thrifty: of a prompt whose
-    completions hardly repeat, no more than `training.max_distinct_completions`.
+    sampled: tuple[ScoredGroup, ...]
+    greedy: tuple[ScoredGroup, ...]
+
+
+def evaluate(
+    run: Run, prompts: Sequence[Prompt], generator: Sampler, scorer: Scorer, label: str, step: int = 0
+) -> Evaluation:
+    """What the policy can do on the prompts after `step` steps. See `answer`."""
+    return evaluation_of(run, answer(run, prompts, generator, scorer, label), step)
+
+
+def answer(
+    run: Run, prompts: Sequence[Prompt], generator: Sampler, scorer: Scorer, label: str, *, thrifty: bool = False
+) -> Answers:
+    """The policy's answers to the prompts.
+
+    label: makes the random numbers of this evaluation its own. thrifty: of a prompt whose completions hardly repeat,
+    no more than `training.max_distinct_completions`.
     """
-    best_reward, sampling = run.best_reward, run.config.sampling
+    sampling = run.config.sampling
 
     def score(some: Sequence[Prompt], count: int, temperature: float) -> list[ScoredGroup]:
         """As many prompts at a time as engines can hold, and that is at least as many as a step has."""
@@ -52,17 +61,22 @@ def evaluate(
             looks[index] = group
         return looks
 
-    sampled, greedy = score_samples(), score(prompts, 1, 0.0)
+    return Answers(tuple(score_samples()), tuple(score(prompts, 1, 0.0)))
+
+
+def evaluation_of(run: Run, answers: Answers, step: int = 0) -> Evaluation:
+    """What the answers say of the policy after `step` steps."""
+    best_reward, sampling, sampled = run.best_reward, run.config.sampling, answers.sampled
     results = tuple(
         PromptResult(
-            prompt_id=prompt.id,
-            question=prompt.messages[-1]["content"],
+            prompt_id=many.group.prompt.id,
+            question=many.group.prompt.messages[-1]["content"],
             greedy=once.group.completions[0].text,
             greedy_reward=once.reward_mean,
             sampled_reward=many.reward_mean,
             solved=_is_best(once.reward_mean, best_reward) and classify(many, best_reward) == "solved",
         )
-        for prompt, many, once in zip(prompts, sampled, greedy, strict=True)
+        for many, once in zip(sampled, answers.greedy, strict=True)
     )
     right = [int(group.group.counts[group.right(best_reward)].sum()) for group in sampled]
     sizes = [group.group.num_generations for group in sampled]
@@ -76,7 +90,7 @@ def evaluate(
             k: mean([pass_at(k, size, one) for size, one in zip(sizes, right, strict=True)])
             for k in doubling(min(sizes, default=sampling.num_generations))
         },
-        seen=RewardsSeen().after([*sampled, *greedy], best_reward),
+        seen=RewardsSeen().after([*sampled, *answers.greedy], best_reward),
     )
 
 

@@ -9,11 +9,13 @@ from typing import Protocol
 from generation.engine import SampleRequest, seed_of
 from trainer.diagnosis import trial
 from trainer.ending import Result, Stop, never_learned, result, why_stop
-from trainer.evaluate import evaluate
+from trainer.evaluate import answer, evaluate, evaluation_of
 from trainer.evaluation import EvaluatedOn, Evaluation, reaches
 from trainer.ports import Interrupted, Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
+from trainer.signal.group_size import next_size
+from trainer.signal.kinds import classify
 from trainer.state import RunState
 from trainer.step import collected, diagnosed, evaluated, judged, logged, step, told
 
@@ -104,9 +106,11 @@ def _begun(run: Run, ports: Ports) -> RunState:
     label = "before training"
     ports.logger.phase(f"evaluating {label}")
     # What training is compared with, and not what ends it: in long texts it would cost as much as two steps.
-    before = evaluate(run, run.evaluated, ports.generator, ports.scorer, label, thrifty=True)
+    answers = answer(run, run.evaluated, ports.generator, ports.scorer, label, thrifty=True)
+    before, best = evaluation_of(run, answers), run.best_reward
+    sizes = [next_size(run.config, one, classify(one, best), best) for one in answers.sampled]
     held_out = evaluate(run, run.held_out, ports.generator, ports.scorer, label) if run.held_out else None
-    state = RunState.start(run, before, held_out)
+    state = RunState.start(run, before, held_out, sizes)
     for on, evaluation in _latest(run, state):
         ports.logger.evaluation(on, evaluation)
     told(run, state, ports)

@@ -95,15 +95,18 @@ class RunState:
     diagnosis: Diagnosis | None
 
     @classmethod
-    def start(cls, run: Run, before: Evaluation, held_out: Evaluation | None = None) -> "RunState":
-        """Before the first step. before, held_out: the untrained policy."""
+    def start(
+        cls, run: Run, before: Evaluation, held_out: Evaluation | None = None, sizes: Sequence[int] = ()
+    ) -> "RunState":
+        """Before the first step. before, held_out: the untrained policy. sizes: of the first groups of the data set's
+        first prompts."""
         prompts = len(run.prompts)
         return cls(
             step=0,
             policy_version=0,
             seconds=0.0,
             ahead=(),
-            curriculum=Curriculum.start(prompts),
+            curriculum=Curriculum.start(prompts, sizes),
             memory=SelfImitation(),
             rewards=Rewards.zeros(prompts).evaluated(before),
             seen=before.seen,

@@ -317,6 +317,7 @@ def test_where_no_completion_repeats_a_baseline_takes_fewer_samples(tmp_path: An
     _, logger = run(settings, FakeModel(), generator=NeverTheSame())
     before, after = (evaluation for _, evaluation in logger.evaluations)
     assert (max(before.pass_at), max(after.pass_at)) == (4, 40)
+    assert logger.steps[0].completions == 2 * 4  # it tells what the first step's groups need
     assert before.reward_sampled == after.reward_sampled
     _, logger = run(settings, FakeModel(skill=0.5))  # two answers, again and again
     assert max(logger.evaluations[0][1].pass_at) == 40

@@ -33,7 +33,7 @@ class Curriculum:
     solved: [prompts] its last group was solved.
     misses: [prompts] its rollouts in a row without a right answer.
     rungs: [prompts] of the temperature ladder, for its next rollout.
-    sizes: [prompts] of its next group; 0 where it had none.
+    sizes: [prompts] of its next group; 0 where none is known.
     tries: [prompts] rollouts without a lesson from rewards since any group of the run last taught; without a rescue
         (a hotter temperature next time, or a group to spread) one rollout counts as all.
     rollouts: of all prompts together. lessons: those that taught. rollouts_to_last_lesson: those up to the last.
@@ -51,15 +51,15 @@ class Curriculum:
     rollouts_to_last_lesson: int = 0
 
     @classmethod
-    def start(cls, prompts: int) -> "Curriculum":
-        """Before the first step, of so many prompts."""
+    def start(cls, prompts: int, sizes: Sequence[int] = ()) -> "Curriculum":
+        """Before the first step, of so many prompts. sizes: of the first groups of the first of them."""
         return cls(
             step=0,
             last=np.full(prompts, NEVER, np.int32),
             solved=np.zeros(prompts, np.bool_),
             misses=np.zeros(prompts, np.int32),
             rungs=np.zeros(prompts, np.int16),
-            sizes=np.zeros(prompts, np.int32),
+            sizes=np.array([*sizes, *[0] * (prompts - len(sizes))], np.int32),
             tries=np.zeros(prompts, np.int32),
         )
 

@@ -8,6 +8,7 @@ from configs.schema import WithoutBest, reward_scale
 from trainer.run import Run
 from trainer.scored import ScoredGroup, prepare
 from trainer.signal.advantages import Lesson, assign
+from trainer.signal.form import Form, without_strangers
 from trainer.signal.group_size import next_size
 from trainer.signal.kinds import (
     MANY_MISSES,
@@ -61,10 +62,13 @@ def treat(
     mode: of groups without a right answer (`right_and_wrong.without_best`).
     """
     prepare(scored)
-    judged = [_judged(run, mode, rollout, group, memory) for rollout, group in zip(rollouts, scored, strict=True)]
+    form = Form.of([answer.text for answer in memory.answers.values()]) if mode == "spread" else None
+    judged = [
+        _judged(run, mode, rollout, group, memory, form) for rollout, group in zip(rollouts, scored, strict=True)
+    ]
     of_all = reward_scale(run.config.training) == "batch"  # else those that are skipped change nothing for the others
     chosen = [index for index, one in enumerate(judged) if of_all or one.treatment != "skip"]
-    lessons = dict(zip(chosen, _lessons(run, mode, [judged[index] for index in chosen], memory), strict=True))
+    lessons = dict(zip(chosen, _lessons(run, mode, [judged[index] for index in chosen], memory, form), strict=True))
     return tuple(
         one if one.treatment == "skip" else _with_lesson(one, lessons[index]) for index, one in enumerate(judged)
     )
@@ -76,15 +80,18 @@ def is_stuck(run: Run, mode: WithoutBest, rollout: Rollout) -> bool:
     return rescued and rollout.misses >= MANY_MISSES
 
 
-def _judged(run: Run, mode: WithoutBest, rollout: Rollout, group: ScoredGroup, memory: SelfImitation) -> Treated:
+def _judged(
+    run: Run, mode: WithoutBest, rollout: Rollout, group: ScoredGroup, memory: SelfImitation, form: Form | None
+) -> Treated:
     """What is meant to become of the group."""
     best = run.best_reward
     kind, missed = classify(group, best), not group.holds_best(best)
-    spreads = can_spread(group, kind, best, mode)
+    explored = without_strangers(group, form) if missed else group
+    spreads = can_spread(explored, kind, best, mode)
     treatment: Treatment = "skip"
     if missed and rollout.prompt in memory.answers and is_stuck(run, mode, rollout):
         treatment = "replay"
-    elif spreads and needs_spread(group, rollout.misses):
+    elif spreads and needs_spread(explored, rollout.misses):
         treatment = "spread"
     elif teaches(group, kind, best, mode, run.config.sampling.temperature):
         treatment = "reward"
@@ -95,22 +102,29 @@ def _judged(run: Run, mode: WithoutBest, rollout: Rollout, group: ScoredGroup, m
         treatment=treatment,
         lesson=None,
         can_spread=spreads,
-        narrow=narrow(group, kind, best),
+        narrow=narrow(explored, kind, best),
         missed=missed,
         next_size=next_size(run.config, group, kind, best),
     )
 
 
-def _lessons(run: Run, mode: WithoutBest, judged: Sequence[Treated], memory: SelfImitation) -> tuple[Lesson, ...]:
+def _lessons(
+    run: Run, mode: WithoutBest, judged: Sequence[Treated], memory: SelfImitation, form: Form | None
+) -> tuple[Lesson, ...]:
     """The groups as they are trained on, with advantages."""
     sampled = [one.scored for one in judged]
-    shown = [
-        memory.shown(one.rollout.prompt, one.scored) if one.treatment == "replay" else one.scored for one in judged
-    ]
+    shown = [_shown(one, memory, form) for one in judged]
     if mode != "train":
         shown = without_partial_credit(shown, run.best_reward)
     prepare([group for group, before in zip(shown, sampled, strict=True) if group is not before])
-    return assign(shown, run.config.training, [one.treatment == "spread" for one in judged])
+    spreading = [one.rollout.misses if one.treatment == "spread" else None for one in judged]
+    return assign(shown, run.config.training, spreading)
+
+
+def _shown(judged: Treated, memory: SelfImitation, form: Form | None) -> ScoredGroup:
+    if judged.treatment == "replay":
+        return memory.shown(judged.rollout.prompt, judged.scored)
+    return without_strangers(judged.scored, form) if judged.treatment == "spread" else judged.scored
 
 
 def _with_lesson(judged: Treated, lesson: Lesson) -> Treated:

@@ -59,6 +59,12 @@ def test_a_prompt_that_is_new_gets_as_many_samples_as_others_needed() -> None:
     assert sizes == dict.fromkeys(range(PROMPTS), 32) | {2: LEARNING.next_size}
 
 
+def test_a_first_group_is_as_large_as_an_evaluation_says() -> None:
+    now = Curriculum.start(PROMPTS, [64, 16, 16])
+    sizes = {rollout.prompt: rollout.num_generations for rollout in now.take(config(), PROMPTS)}
+    assert sizes == dict.fromkeys(range(PROMPTS), 16) | {0: 64}
+
+
 def test_the_order_is_that_of_a_stable_sort_of_everything() -> None:
     """What a sort would choose, without sorting."""
     rng = np.random.default_rng(3)

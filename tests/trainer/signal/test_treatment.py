@@ -71,3 +71,16 @@ def test_a_spread_that_would_change_nothing_is_no_lesson() -> None:
     assert (even.treatment, even.lesson, even.can_spread) == ("skip", None, True)
     uneven = treated([("near", 3, -0.1), ("far", 1, -0.1)], memory=SelfImitation())
     assert uneven.treatment == "spread" and uneven.lesson is not None
+
+
+def test_what_is_no_answer_like_the_right_ones_is_led_away_from() -> None:
+    """Whole words, where four prompts are known whose right answers are numbers."""
+    numbers = [scored((text, 8, 1.0)) for text in ("1", "12", "3", "13")]
+    knows = SelfImitation().after([1, 2, 3, 4], numbers, 1.0)
+    words = [("ananas", 8, 0.0), ("history", 8, 0.0), ("75", 1, 0.0), ("4", 1, 0.0)]
+    found = treated(words, Rollout(0, 1.0, 0, 18), memory=knows)
+    assert found.treatment == "spread" and found.lesson is not None  # for too many are no answers
+    assert max(found.lesson.advantages[:2]) < 0 < min(found.lesson.advantages[2:])
+    assert found.scored.samples["wrong"] == 18  # as scored
+    assert treated(words, Rollout(0, 1.0, 0, 18), memory=SelfImitation()).treatment == "skip"
+    assert treated([*words, ("7", 1, 1.0)], memory=knows).treatment == "reward"
