@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from trainer.diagnosis.alarm import Alarm
 from trainer.diagnosis.causes import SILENT_STEPS
 from trainer.diagnosis.sentences import Diagnosis
 from trainer.evaluation import Evaluation, reaches
 from trainer.run import Run
+from trainer.signal.kinds import MANY_MISSES
 from trainer.signal.right_and_wrong import Chosen
+from trainer.signal.self_imitation import PROMPTS
 from trainer.state import HeldOut, RunState
 
 
@@ -42,6 +46,7 @@ class Result:
     diagnosis: why it could not learn, whether or not that stopped it; its verdict is `verdict` then.
     before, after: evaluations of prompts that were trained on. held_out: of others.
     alarms: of each name the first. without_best: what groups without a right answer were trained on in the end.
+    never_right: ids of prompts that no step sampled a right answer to, of those that had three groups or more.
     """
 
     target: Target
@@ -57,6 +62,7 @@ class Result:
     held_out: HeldOut | None
     alarms: tuple[Alarm, ...]
     without_best: Chosen
+    never_right: tuple[str, ...]
 
 
 def why_stop(run: Run, state: RunState) -> Stop | None:
@@ -98,6 +104,7 @@ def result(run: Run, state: RunState, stop: Stop) -> Result:
         held_out=state.held_out,
         alarms=state.alarms,
         without_best=state.without_best(run),
+        never_right=_never_right(run, state),
     )
 
 
@@ -105,6 +112,15 @@ def never_learned(state: RunState) -> bool:
     """Whether there was something to learn, steps enough to learn it, and no group ever did, by its rewards."""
     past = state.history
     return SILENT_STEPS <= past.steps == past.silent_steps and len(past.unsolved) > 0
+
+
+def _never_right(run: Run, state: RunState) -> tuple[str, ...]:
+    """Of a score none is known to be right, and of very many prompts the memory forgets some."""
+    known = state.memory.answers
+    if state.without_best(run).mode == "train" or len(known) == PROMPTS:
+        return ()
+    numbers = np.flatnonzero(state.curriculum.misses >= MANY_MISSES).tolist()
+    return tuple(run.prompts[number].id for number in numbers if number not in known)
 
 
 def _target(run: Run, state: RunState, stop: Stop) -> Target:

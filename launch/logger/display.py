@@ -37,6 +37,9 @@ ROWS = 32
 QUESTION = 56
 """Characters of a question in the final table at most."""
 
+NAMED = 5
+"""Prompts in a sentence at most."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 COLORS = {"learning": "cyan", "solved": "green", "collapsed": "yellow", "floor": "red"}
@@ -320,8 +323,16 @@ def _conclusion(result: Result) -> list[Text]:
         ),
         *held_out,
         Text(result.stopped),
+        *_never_right(result.never_right),
         *cause,
     ]
+
+
+def _never_right(prompts: Sequence[str]) -> list[Text]:
+    if not prompts:
+        return []
+    named = ", ".join(prompts[:NAMED]) + (" and others" if len(prompts) > NAMED else "")
+    return [Text(f"No step sampled a right answer to {len(prompts)} of the prompts: {named}.")]
 
 
 def _measured(evaluation: Evaluation) -> str:

@@ -288,6 +288,7 @@ def _summary(result: Result, config: Config, restarts: Sequence[str]) -> dict[st
         "seconds": result.seconds,
         "policy_version": result.policy_version,
         "without_best": asdict(result.without_best),
+        "never_right": result.never_right,
         "alarms": [asdict(alarm) for alarm in result.alarms],
         "restarts": [{"text": restart} for restart in restarts],
         **_evaluation(result.after),

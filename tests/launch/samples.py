@@ -89,6 +89,7 @@ def result(target: Target = Target.REACHED) -> Result:
         held_out=None,
         alarms=(Alarm("logprob_gap", 2, "logprob_gap is 0.3."),),
         without_best=EXAMPLE_CHOSEN,
+        never_right=(),
     )
 
 

@@ -542,6 +542,22 @@ def test_a_run_that_only_ever_spread_says_why_at_its_limit_too(tmp_path: Any) ->
     assert sum(step.groups_spread for step in logger.steps) > 0 and result.policy_version > 0
     assert result.stop is Stop.MAX_STEPS
     assert result.diagnosis is not None and result.diagnosis.cause == "out_of_reach"
+    assert result.never_right == tuple(prompt.id for prompt in PROMPTS)
+
+
+def test_prompts_that_were_never_right_are_named_beside_others_that_are(tmp_path: Any) -> None:
+    class OneIsHard(FakeScorer):
+        def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
+            return tuple(
+                ScoredGroup(scored.group, tuple(Verdict(-0.5, "wrong") for _ in scored.verdicts))
+                if scored.group.prompt.id == "p1"
+                else scored
+                for scored in super().score(groups)
+            )
+
+    for steps, never in ((2, ()), (8, ("p1",))):
+        result, _ = run(config(tmp_path, max_steps=steps), FakeModel(), scorer=OneIsHard(), prompts=PROMPTS[:2])
+        assert result.never_right == never
 
 
 def test_a_reward_that_is_the_target_but_for_rounding_is_evaluated(tmp_path: Any) -> None:

@@ -139,6 +139,17 @@ def test_the_end_says_why_a_run_was_given_up_and_what_to_change(tmp_path: Path) 
     assert lines[head + 2 : head + 4] == [EXAMPLE_DIAGNOSIS.verdict, EXAMPLE_DIAGNOSIS.advice]
 
 
+def test_the_end_names_prompts_that_were_never_right(tmp_path: Path) -> None:
+    ids = tuple(f"p{number}" for number in range(7))
+    assert "\nNo step sampled a right answer to 2 of the prompts: p0, p1.\n" in final(
+        tmp_path, replace(samples.result(), never_right=ids[:2])
+    )
+    assert " 7 of the prompts: p0, p1, p2, p3, p4 and others.\n" in final(
+        tmp_path, replace(samples.result(), never_right=ids)
+    )
+    assert "No step" not in final(tmp_path, samples.result())
+
+
 def test_of_many_prompts_the_unsolved_ones_are_shown(tmp_path: Path) -> None:
     one = samples.result().after.prompts[0]
     prompts = tuple(replace(one, prompt_id=str(n), question=f"Question {n}.", solved=n != 99) for n in range(100))

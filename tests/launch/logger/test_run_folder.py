@@ -107,6 +107,7 @@ def test_a_summary_says_how_it_went(tmp_path: Path) -> None:
         "seconds": 112.0,
         "policy_version": 9,
         "without_best": {"mode": "spread", "why": "A built-in task tells right from wrong."},
+        "never_right": [],
         "alarms": [{"name": "logprob_gap", "step": 2, "text": "logprob_gap is 0.3."}],
         "restarts": [],
         "reward_sampled": 1.0,
