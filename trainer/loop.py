@@ -14,6 +14,7 @@ from trainer.evaluation import EvaluatedOn, Evaluation, reaches
 from trainer.ports import Interrupted, Ports
 from trainer.run import Run
 from trainer.scored import ScoredGroup
+from trainer.signal.curriculum import Curriculum
 from trainer.signal.group_size import next_size
 from trainer.signal.kinds import classify
 from trainer.state import RunState
@@ -107,8 +108,8 @@ def _begun(run: Run, ports: Ports) -> RunState:
     ports.logger.phase(f"evaluating {label}")
     # What training is compared with, and not what ends it: in long texts it would cost as much as two steps.
     answers = answer(run, run.evaluated, ports.generator, ports.scorer, label, thrifty=True)
-    before, best = evaluation_of(run, answers), run.best_reward
-    sizes = [next_size(run.config, one, classify(one, best), best) for one in answers.sampled]
+    before = evaluation_of(run, answers)
+    sizes = _sizes(run, answers.sampled or _first_look(run, ports))
     held_out = evaluate(run, run.held_out, ports.generator, ports.scorer, label) if run.held_out else None
     state = RunState.start(run, before, held_out, sizes)
     for on, evaluation in _latest(run, state):
@@ -121,6 +122,28 @@ def _begun(run: Run, ports: Ports) -> RunState:
             exhibits=trial.exhibits(range(len(run.prompts)), _tried(run, ports)),
         )
     return diagnosed(run, state, ports)
+
+
+def _first_look(run: Run, ports: Ports) -> Sequence[ScoredGroup]:
+    """A few samples of the first step's prompts, where they might do."""
+    sampling, few = run.config.sampling, run.config.training.max_distinct_completions
+    if few is None or few >= sampling.num_generations:
+        return ()
+    first = Curriculum.start(len(run.prompts)).take(run.config, sampling.prompts_per_step)
+    prompts = [run.prompts[rollout.prompt] for rollout in first]
+    seeds = [seed_of(run.config.seed, "first look", prompt.id) for prompt in prompts]
+    requests = [
+        SampleRequest(prompt, few, sampling.temperature, seed) for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return ports.scorer.score(ports.generator.sample(requests))
+
+
+def _sizes(run: Run, looks: Sequence[ScoredGroup]) -> dict[int, int]:
+    """Of the first groups of the prompts that were looked at."""
+    best = run.best_reward
+    return {
+        run.numbers[look.group.prompt.id]: next_size(run.config, look, classify(look, best), best) for look in looks
+    }
 
 
 def _nothing_to_learn(run: Run, before: Evaluation) -> bool:

@@ -1,6 +1,6 @@
 """The state of a run: all that it knows between two steps, and what a checkpoint holds of the controller."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,10 +96,14 @@ class RunState:
 
     @classmethod
     def start(
-        cls, run: Run, before: Evaluation, held_out: Evaluation | None = None, sizes: Sequence[int] = ()
+        cls,
+        run: Run,
+        before: Evaluation,
+        held_out: Evaluation | None = None,
+        sizes: Mapping[int, int] | None = None,
     ) -> "RunState":
-        """Before the first step. before, held_out: the untrained policy. sizes: of the first groups of the data set's
-        first prompts."""
+        """Before the first step. before, held_out: the untrained policy. sizes: of the first groups of some
+        prompts."""
         prompts = len(run.prompts)
         return cls(
             step=0,

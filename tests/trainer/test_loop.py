@@ -301,7 +301,7 @@ def test_where_no_completion_repeats_a_step_costs_no_more_than_it_may(tmp_path: 
     model = FakeModel()
     recorder = Recorder(FakeLearner(model))
     _, logger = run(settings, model, generator=NeverTheSame(), learner=recorder, prompts=PROMPTS[:2])
-    assert [step.completions for step in logger.steps] == [80, 8]  # half are right: 4 hold two of each
+    assert [step.completions for step in logger.steps] == [8, 8]  # half are right: 4 hold two of each
     for batch in recorder.batches:
         forest = batch.forests[0][0]
         assert len(forest.weights) == 8

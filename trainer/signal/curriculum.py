@@ -1,6 +1,6 @@
 """Curriculum: which prompts the next step asks, and at what temperature."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,15 +51,16 @@ class Curriculum:
     rollouts_to_last_lesson: int = 0
 
     @classmethod
-    def start(cls, prompts: int, sizes: Sequence[int] = ()) -> "Curriculum":
-        """Before the first step, of so many prompts. sizes: of the first groups of the first of them."""
+    def start(cls, prompts: int, sizes: Mapping[int, int] | None = None) -> "Curriculum":
+        """Before the first step, of so many prompts. sizes: of the first groups of some of them."""
+        known = sizes or {}
         return cls(
             step=0,
             last=np.full(prompts, NEVER, np.int32),
             solved=np.zeros(prompts, np.bool_),
             misses=np.zeros(prompts, np.int32),
             rungs=np.zeros(prompts, np.int16),
-            sizes=np.array([*sizes, *[0] * (prompts - len(sizes))], np.int32),
+            sizes=changed(np.zeros(prompts, np.int32), [*known], [*known.values()]),
             tries=np.zeros(prompts, np.int32),
         )
 

@@ -60,7 +60,7 @@ def test_a_prompt_that_is_new_gets_as_many_samples_as_others_needed() -> None:
 
 
 def test_a_first_group_is_as_large_as_an_evaluation_says() -> None:
-    now = Curriculum.start(PROMPTS, [64, 16, 16])
+    now = Curriculum.start(PROMPTS, {0: 64, 2: 16, 3: 16})
     sizes = {rollout.prompt: rollout.num_generations for rollout in now.take(config(), PROMPTS)}
     assert sizes == dict.fromkeys(range(PROMPTS), 16) | {0: 64}
 
