@@ -60,12 +60,12 @@ class Lesson:
 
 
 def assign(
-    scored: Sequence[ScoredGroup], training: TrainingSettings, spreading: Sequence[int | None] | None = None
+    scored: Sequence[ScoredGroup], training: TrainingSettings, spreading: Sequence[bool] | None = None
 ) -> tuple[Lesson, ...]:
     """A lesson of each of a step's groups. With `scale_rewards: batch` pass all of them, those that teach nothing
     too: a batch's spread is over every sample of the step.
 
-    spreading: [groups] of one that is trained on to `spread`, not by its rewards, the misses; None for none.
+    spreading: which groups are trained on to `spread`, not by their rewards; None for none.
 
     Means and standard deviations (of the population) are over samples, not distinct completions.
     """
@@ -80,10 +80,10 @@ def assign(
     return tuple(
         _lesson(
             group,
-            gain(group) / divisor if misses is None else spread(group, misses),
+            spread(group) if spreads else gain(group) / divisor,
             _in_loss(group, training.mask_truncated_completions),
         )
-        for group, divisor, misses in zip(scored, divisors, spreading or [None] * len(scored), strict=True)
+        for group, divisor, spreads in zip(scored, divisors, spreading or [False] * len(scored), strict=True)
     )
 
 

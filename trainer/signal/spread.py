@@ -8,21 +8,18 @@ from numpy.typing import NDArray
 from trainer.scored import ScoredGroup
 
 LARGEST_SHARE = 0.1
-"""Of one wrong answer among all, before `spread` leads away from it the first time."""
+"""Of one wrong answer among all, before `spread` leads away from it."""
 
 
-def spread(scored: ScoredGroup, misses: int = 0) -> NDArray[np.float64]:
+def spread(scored: ScoredGroup) -> NDArray[np.float64]:
     """[completions] advantages that lead to more and closer answers, and to none in particular.
 
     With p the share of an answer among the samples (all completions that say the same) and u its share among the
-    answers that earn at least their mean reward, no answer above `LARGEST_SHARE` / (1 + misses): u / p - 1, and -1
-    for other answers and for what is none. All answers count where those are fewer than ten. The mean over samples
-    is 0, and the gradient is that of the cross-entropy from u to the policy: what crowding and distant answers lose
-    the others gain in proportion, so that a right one, if it is among the reachable, turns up. Divided by the
-    standard deviation where that is above 1, as rewards are.
-
-    misses: rollouts in a row, before this one, without a right answer. The more there were, the less is left to the
-    answers that came in them, and wherever they are many, rare ones are as good as frequent ones.
+    answers that earn at least their mean reward, no answer above `LARGEST_SHARE`: u / p - 1, and -1 for other answers
+    and for what is none. All answers count where those are too few to keep below that share. The mean over samples is
+    0, and the gradient is that of the cross-entropy from u to the policy: what crowding and distant answers lose the
+    others gain in proportion, so that a right one, if it is among the reachable, turns up. Divided by the standard
+    deviation where that is above 1, as rewards are.
     """
     said, counts = scored.answers, scored.group.counts
     share = dict.fromkeys(said, 0.0)
@@ -34,7 +31,7 @@ def spread(scored: ScoredGroup, misses: int = 0) -> NDArray[np.float64]:
     mean = np.average([reward[answer] for answer in given], weights=[share[answer] for answer in given])
     closer = [answer for answer in given if reward[answer] >= mean]
     wanted = closer if len(closer) >= 1 / LARGEST_SHARE else given
-    target = _capped({answer: share[answer] for answer in wanted}, LARGEST_SHARE / (1 + misses))
+    target = _capped({answer: share[answer] for answer in wanted})
     advantages = np.array(
         [(0.0 if answer is None else target.get(answer, 0.0)) / share[answer] - 1 for answer in said]
     )
@@ -42,10 +39,10 @@ def spread(scored: ScoredGroup, misses: int = 0) -> NDArray[np.float64]:
     return advantages / max(1.0, std)
 
 
-def _capped(shares: Mapping[str, float], largest: float) -> dict[str, float]:
-    """`shares` in proportion, adding up to 1, none above `largest`, or above 1 / len(shares) where they are too few
-    for that."""
-    cap = max(largest, 1 / len(shares))
+def _capped(shares: Mapping[str, float]) -> dict[str, float]:
+    """`shares` in proportion, adding up to 1, none above `LARGEST_SHARE`, or above 1 / len(shares) where they are too
+    few for that."""
+    cap = max(LARGEST_SHARE, 1 / len(shares))
     crowding: set[str] = set()
     while True:
         rest = sum(p for answer, p in shares.items() if answer not in crowding)

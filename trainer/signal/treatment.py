@@ -117,8 +117,7 @@ def _lessons(
     if mode != "train":
         shown = without_partial_credit(shown, run.best_reward)
     prepare([group for group, before in zip(shown, sampled, strict=True) if group is not before])
-    spreading = [one.rollout.misses if one.treatment == "spread" else None for one in judged]
-    return assign(shown, run.config.training, spreading)
+    return assign(shown, run.config.training, [one.treatment == "spread" for one in judged])
 
 
 def _shown(judged: Treated, memory: SelfImitation, form: Form | None) -> ScoredGroup:

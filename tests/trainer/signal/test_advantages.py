@@ -6,7 +6,6 @@ import pytest
 
 from configs.schema import TrainingSettings
 from rewards.prompts import Outcome, Verdict
-from tests.scored import scored
 from trainer.scored import EXAMPLE_SCORED_GROUP, ScoredGroup
 from trainer.signal.advantages import EXAMPLE_LESSON, Lesson, assign
 from trainer.signal.spread import _capped, spread
@@ -82,12 +81,12 @@ def test_truncated_completions_count_in_the_mean_and_not_in_the_loss() -> None:
 
 def test_no_answer_keeps_more_than_its_share() -> None:
     shares = {"a": 0.6, "b": 0.11} | {str(index): 0.01 for index in range(29)}
-    capped = _capped(shares, 0.1)
+    capped = _capped(shares)
     # a and b down to 0.1 each; the 29 others share the remaining 0.8.
     assert capped == pytest.approx({"a": 0.1, "b": 0.1} | {str(index): 0.8 / 29 for index in range(29)})
-    assert _capped({"a": 0.6, "b": 0.2}, 0.1) == pytest.approx({"a": 0.5, "b": 0.5})
+    assert _capped({"a": 0.6, "b": 0.2}) == pytest.approx({"a": 0.5, "b": 0.5})
     flat = {str(index): 0.05 for index in range(10)}  # the other half of the samples is no answer
-    assert _capped(flat, 0.1) == pytest.approx(dict.fromkeys(flat, 0.1))
+    assert _capped(flat) == pytest.approx(dict.fromkeys(flat, 0.1))
 
 
 def test_spreading_leads_away_from_crowding_answers_and_from_none() -> None:
@@ -108,7 +107,7 @@ def test_spreading_leads_away_from_crowding_answers_and_from_none() -> None:
     )
     # 0.5 / 0.5 - 1 = 0; 0.5 / 0.25 - 1 = 1; -1. std sqrt((2 + 2) / 8) < 1 divides nothing.
     np.testing.assert_allclose(spread(group), [0, 0, 1, -1])
-    (lesson,) = assign([group], TrainingSettings(), [0])
+    (lesson,) = assign([group], TrainingSettings(), [True])
     np.testing.assert_allclose(lesson.advantages, [0, 0, 1, -1])
 
 
@@ -126,18 +125,6 @@ def test_spreading_from_a_sharp_group_is_scaled_as_rewards_are() -> None:
     assert np.average(advantages, weights=group.group.counts) == pytest.approx(0)
     assert np.average(advantages**2, weights=group.group.counts) == pytest.approx(1)
     assert advantages[0] < 0 < advantages[1]
-
-
-def test_the_more_misses_the_less_is_left_to_what_came_in_them() -> None:
-    """Ten answers that fill the samples are at rest at first, and would stay so for good."""
-    texts = [*((str(digit), 10, -0.5) for digit in range(10)), *((str(rare), 1, -0.5) for rare in range(10, 20))]
-    group = scored(*texts)
-    np.testing.assert_allclose(spread(group, misses=0), np.zeros(20), atol=1e-12)
-    assert spread(group, misses=1)[0] < 0 < spread(group, misses=1)[-1]
-    many = spread(group, misses=30) * group.group.counts
-    assert many[0] < 0 < many[-1] and many.sum() == pytest.approx(0)
-    even = scored(*((text, 1, reward) for text, _, reward in texts))
-    np.testing.assert_allclose(spread(even, misses=30), np.zeros(20), atol=1e-12)
 
 
 def test_spreading_leads_to_the_closer_answers_where_they_are_many() -> None:
