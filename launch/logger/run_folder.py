@@ -256,6 +256,7 @@ def _group_row(step: int, treated: Treated) -> dict[str, Any]:
         "reward_std": scored.reward_std,
         "temperature": group.temperature,
         "policy_version": group.policy_version,
+        "samples": group.num_generations,
         "distinct": len(group.completions),
         "distinct_share": shares.distinct,
         "correct": shares.correct,

@@ -248,8 +248,7 @@ def _strip(rollouts: Sequence[Rollout], last_step: int) -> str:
 
 def _rollout(rollout: Rollout, run: RunRecord) -> str:
     kept = rollout.completions[:COMPLETIONS]
-    configured = run.config.sampling.num_generations if run.config else 1
-    whole = max(configured, sum(one.count for one in rollout.completions))
+    whole = max(1, rollout.samples, sum(one.count for one in rollout.completions))
     items = "".join(
         f'<li class="{"correct" if one.outcome == "correct" else "other"}">'
         f'<span class="what"><i class="share" style="width:{one.count / whole:.1%}"></i>'

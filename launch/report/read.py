@@ -29,7 +29,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A prompt in one step. reward: mean over the group. distinct: completions different from one another.
+    """A prompt in one step. reward: mean over the group's samples. distinct: completions different from one another.
 
     completions: the most frequent ones, most frequent first.
     """
@@ -38,6 +38,7 @@ class Rollout:
     kind: Kind
     reward: float
     temperature: float
+    samples: int
     distinct: int
     completions: tuple[Sampled, ...]
 
@@ -126,9 +127,15 @@ EXAMPLE_RUN = RunRecord(
     metrics={"step": np.array([1.0, 2.0]), "reward_mean": np.array([-0.5, 1.0]), "loss": np.array([np.nan, 0.1])},
     rollouts={
         "comparison-7-3": (
-            Rollout(1, "collapsed", -0.5, 1.0, 1, (Sampled("No", 128, -0.5, "wrong"),)),
+            Rollout(1, "collapsed", -0.5, 1.0, 128, 1, (Sampled("No", 128, -0.5, "wrong"),)),
             Rollout(
-                2, "learning", 0.25, 1.4, 2, (Sampled("Yes", 64, 1.0, "correct"), Sampled("No", 64, -0.5, "wrong"))
+                2,
+                "learning",
+                0.25,
+                1.4,
+                128,
+                2,
+                (Sampled("Yes", 64, 1.0, "correct"), Sampled("No", 64, -0.5, "wrong")),
             ),
         )
     },
@@ -235,6 +242,7 @@ def _rollout(where: str, row: Row) -> Rollout:
         kind=kind,
         reward=_number(where, row, "reward"),
         temperature=_number(where, row, "temperature"),
+        samples=_whole(where, row, "samples"),
         distinct=_whole(where, row, "distinct"),
         completions=tuple(
             Sampled(

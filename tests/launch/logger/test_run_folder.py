@@ -75,6 +75,7 @@ def test_a_group_is_its_most_frequent_completions(tmp_path: Path) -> None:
         "reward_std": pytest.approx(0.6495, abs=1e-4),
         "temperature": 1.0,
         "policy_version": 3,
+        "samples": 128,
         "distinct": 2,
         "distinct_share": 2 / 128,
         "correct": 0.75,
