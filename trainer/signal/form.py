@@ -14,7 +14,7 @@ LATEST = 256
 """Right answers that are looked at, the latest."""
 
 STRANGE = 1
-"""Characters that occur in no right answer, and that an answer may have all the same."""
+"""More characters of its own than any right answer has, an answer may have."""
 
 LONGER = 2
 """Times as long as the longest right answer an answer may be."""
@@ -25,13 +25,12 @@ class Form:
     """What right answers have in common. A digit is as good as any other.
 
     holding: character -> how many of the right answers hold it. longest: characters of the longest one.
-    strange: characters that an answer may have that no other holds: as many as one of the right ones has, and at
-        least `STRANGE`.
+    own: the most characters that one of them has and no other.
     """
 
     holding: Mapping[str, int]
     longest: int
-    strange: int
+    own: int
 
     @classmethod
     def of(cls, right: Sequence[str]) -> "Form | None":
@@ -40,16 +39,17 @@ class Form:
         if len(different) < ENOUGH:
             return None
         holding = Counter(character for answer in different for character in _characters(answer))
-        form = cls(holding, max(map(len, different)), STRANGE)
-        return replace(form, strange=max(STRANGE, *(form._only_in(answer, others=1) for answer in different)))
+        form = cls(holding, max(map(len, different)), 0)
+        return replace(form, own=max(form._held_by(answer, at_most=1) for answer in different))
 
     def fits(self, answer: str) -> bool:
         """Whether it could be a right answer, as far as its form tells. answer: `normalized`."""
-        return len(answer) <= LONGER * self.longest and self._only_in(answer, others=0) <= self.strange
+        strange = self._held_by(answer, at_most=0)
+        return len(answer) <= LONGER * self.longest and strange <= self.own + STRANGE
 
-    def _only_in(self, answer: str, others: int) -> int:
-        """How many of its characters no more than so many right answers hold."""
-        return sum(self.holding.get(character, 0) <= others for character in _characters(answer))
+    def _held_by(self, answer: str, at_most: int) -> int:
+        """How many of its characters are held by so many right answers at most."""
+        return sum(self.holding.get(character, 0) <= at_most for character in _characters(answer))
 
 
 def without_strangers(scored: ScoredGroup, form: Form | None) -> ScoredGroup:

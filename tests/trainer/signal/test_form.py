@@ -18,7 +18,8 @@ LETTERS = ["a", "e", "n", "t"]
     [
         (ROMAN, ["LVI", "lxxxviii", "XC", ""], ["FERLS", "FSERV", "historiography", "XVIXVIXVIXV"]),
         (NUMBERS, ["75", "4", "9999", "x"], ["ananas", "an unknown", "10000", " warships"]),
-        (LETTERS, ["k", "Z", "7"], ["kz7", "ant"]),
+        (LETTERS, ["k", "Z", "7", "kz"], ["ant"]),
+        (["Paris", "Rome", "Berlin", "Madrid"], ["Tokyo", "Buenos Aires"], ["The capital is Tokyo", "junkyv"]),
         (["Monday", "Tuesday", "Friday", "Sunday"], ["Thursday", "Wednesday"], ["The day after is a Saturday"]),
     ],
 )
@@ -30,9 +31,9 @@ def test_what_could_be_an_answer(right: list[str], fitting: list[str], strange: 
 
 
 def test_answers_that_have_little_in_common_allow_others_like_them() -> None:
-    """Each of these has four letters to itself, so a fifth may."""
+    """Each of these has four letters of its own."""
     form = Form.of(["abcd", "efgh", "ijkl", "mnop"])
-    assert form is not None and form.fits("qrst") and not form.fits("qrstu")
+    assert form is not None and form.fits("qrstu") and not form.fits("qrstuv")
 
 
 def test_few_right_answers_show_no_form() -> None:
