@@ -434,7 +434,7 @@ class TrainingSettings(Section):
     )
     num_iterations: int = Field(default=1, ge=1, le=1000, description="Updates made from one step's completions.")
     max_distinct_completions: int | None = Field(
-        default=32,
+        default=16,
         ge=2,
         le=MILLION,
         description="Of a group with more distinct completions than this so many are trained on, chosen and "

@@ -15,7 +15,8 @@ def main(*folders: str, picture: str) -> None:
     """A panel for each task of the runs in the folders, into the PNG `picture`."""
     tasks: dict[str, list[Path]] = {}
     for folder in map(Path, folders):
-        tasks.setdefault(config(folder)["task"]["name"], []).append(folder)
+        task = config(folder)["task"]
+        tasks.setdefault(task["name"] or Path(task["dataset"]).stem, []).append(folder)
     rows = -(-len(tasks) // 2)
     figure, panels = plt.subplots(
         rows,
