@@ -13,12 +13,19 @@ from trainer.scored import ScoredGroup
 from trainer.signal.kinds import Kind
 
 
+REPEATED = 4
+"""Samples of a distinct completion, on average, from which on a group costs less than it tells."""
+
+
 def hardly_repeats(config: Config, scored: ScoredGroup) -> bool:
-    """Whether a full group of the prompt would hold more distinct completions than an update computes: those seen,
-    and of the further samples the share that was seen once (Good 1953)."""
-    limit, counts = config.training.max_distinct_completions, scored.group.counts
-    further = config.sampling.num_generations - scored.group.num_generations
-    return limit is not None and len(counts) + max(0, further) * float((counts == 1).sum() / counts.sum()) > limit
+    """Whether in a full group of the prompt a completion would come less than `REPEATED` times on average, and more
+    distinct ones than an update computes: those seen, and of the further samples the share that was seen once
+    (Good 1953)."""
+    full, limit = config.sampling.num_generations, config.training.max_distinct_completions
+    counts = scored.group.counts
+    further = max(0, full - scored.group.num_generations)
+    distinct = len(counts) + further * float((counts == 1).sum() / counts.sum())
+    return limit is not None and distinct > max(limit, full / REPEATED)
 
 
 def next_size(config: Config, scored: ScoredGroup, kind: Kind, best_reward: float) -> int:

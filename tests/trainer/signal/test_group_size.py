@@ -41,6 +41,8 @@ def test_as_many_as_hold_enough_of_right_and_wrong(right: int, samples: int, exp
 def test_a_group_whose_completions_repeat_costs_little_and_stays_whole() -> None:
     assert size(group(64, 128, count=4)) == 128
     assert size(group(64, 128, count=2)) == 32
+    assert size(group(64, 128, count=4), max_distinct_completions=16) == 128
+    assert size(group(64, 128, count=2), max_distinct_completions=16) == 16
 
 
 def test_a_small_group_whose_completions_begin_to_repeat_is_whole_again() -> None:
