@@ -12,7 +12,6 @@ from configs.schema import Config
 from trainer.scored import ScoredGroup
 from trainer.signal.kinds import Kind
 
-
 REPEATED = 4
 """Samples of a distinct completion, on average, from which on a group costs less than it tells."""
 
