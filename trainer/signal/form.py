@@ -13,6 +13,9 @@ ENOUGH = 4
 LATEST = 256
 """Right answers that are looked at, the latest."""
 
+LONGEST = 200
+"""Characters of a right answer, beyond which answers are texts, whose characters tell nothing."""
+
 STRANGE = 1
 """More characters of its own than any right answer has, an answer may have."""
 
@@ -34,8 +37,11 @@ class Form:
 
     @classmethod
     def of(cls, right: Sequence[str]) -> "Form | None":
-        """That of the latest of some right texts; None where they are too few to show one."""
-        different = {answer for text in right[-LATEST:] if (answer := normalized(text))}
+        """That of the latest of some right texts; None where they are too few, or too long, to show one."""
+        latest = right[-LATEST:]
+        if any(len(text) > LONGEST for text in latest):
+            return None
+        different = {answer for text in latest if (answer := normalized(text))}
         if len(different) < ENOUGH:
             return None
         holding = Counter(character for answer in different for character in _characters(answer))

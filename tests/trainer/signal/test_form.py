@@ -41,6 +41,11 @@ def test_few_right_answers_show_no_form() -> None:
     assert Form.of([]) is None
 
 
+def test_texts_have_no_form() -> None:
+    assert Form.of([*NUMBERS, "a" * 200]) is not None
+    assert Form.of([*NUMBERS, "a" * 201]) is None
+
+
 def test_spreading_stays_among_answers() -> None:
     """Of a reward of 0 or 1 every text is an answer: as many rare words as numbers would gain."""
     words = ("ananas", "warships", "history", "umbra")
