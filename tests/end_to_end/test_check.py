@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import ray
 
 from tests.end_to_end.kept import ALIKE, Kept
 from tests.end_to_end.runs import cohort, write_config
@@ -47,7 +48,8 @@ def test_answers_that_are_all_cut_off_could_not(tmp_path: Path, kept: Kept, mode
     path = write_config(
         tmp_path / "cramped.yaml", model, task=TASK, sampling=sampling, engine=ALIKE, run={"max_steps": 150}
     )
-    status, out, err = kept.cohort("check", path, cwd=tmp_path, RAY_ADDRESS="auto")
+    here = ray.get_runtime_context().gcs_address  # "auto" may find that of another test
+    status, out, err = kept.cohort("check", path, cwd=tmp_path, RAY_ADDRESS=here)
     assert (status, err) == (3, ""), out + err
     verdict = " ".join(out[out.index("This run could not learn") :].split())
     assert verdict.startswith("This run could not learn (truncated). No group could learn: 100")

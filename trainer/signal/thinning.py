@@ -20,7 +20,7 @@ def thinned(lesson: Lesson, limit: int | None, seed: int) -> Lesson:
     if limit is None or len(taking_part) <= limit:
         return lesson
     weights, advantages = lesson.weights[taking_part], lesson.advantages[taking_part]
-    size = np.abs(advantages)
+    size = np.abs(advantages) if advantages.any() else np.ones(len(advantages))
     # The mean keeps those in whose advantage is about 0: they have a KL to the reference, and are measured.
     chances = inclusion(weights * (size + np.average(size, weights=weights)), limit)
     # Neighbours stand in for each other: chosen along the advantages, right and wrong keep their shares.

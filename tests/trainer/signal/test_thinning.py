@@ -93,3 +93,10 @@ def test_what_is_outside_the_loss_stays_outside() -> None:
     assert np.count_nonzero(thin.weights) == 10
     assert not thin.weights[30:].any()
     assert (thin.num_samples, thin.num_tokens) == (lesson.num_samples, lesson.num_tokens)
+
+
+def test_a_lesson_without_advantages_is_thinned_by_its_counts() -> None:
+    same = make_lesson([1, 2], [([5 + i, 3], 1 + i % 3, 1.0) for i in range(40)])
+    thin = thinned(same, 16, seed=3)
+    assert np.count_nonzero(thin.weights) == 16
+    assert thin.weights.sum() == pytest.approx(same.weights.sum())
