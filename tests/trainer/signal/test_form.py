@@ -18,6 +18,7 @@ LETTERS = ["a", "e", "n", "t"]
     [
         (ROMAN, ["LVI", "lxxxviii", "XC", ""], ["FERLS", "FSERV", "historiography", "XVIXVIXVIXV"]),
         (NUMBERS, ["75", "4", "9999", "x"], ["ananas", "an unknown", "10000", " warships"]),
+        (["1", "11", "111", "1111"], ["75", "980"], ["ananas", "12 34 56 78 9"]),
         (LETTERS, ["k", "Z", "7", "kz"], ["ant"]),
         (["Paris", "Rome", "Berlin", "Madrid"], ["Tokyo", "Buenos Aires"], ["The capital is Tokyo", "junkyv"]),
         (["Monday", "Tuesday", "Friday", "Sunday"], ["Thursday", "Wednesday"], ["The day after is a Saturday"]),
