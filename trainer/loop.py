@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from generation.engine import SampleRequest, seed_of
+from rewards.prompts import Prompt
 from trainer.diagnosis import trial
 from trainer.ending import Result, Stop, never_learned, result, why_stop
 from trainer.evaluate import answer, evaluate, evaluation_of
@@ -130,12 +131,7 @@ def _first_look(run: Run, ports: Ports) -> Sequence[ScoredGroup]:
     if few is None or few >= sampling.num_generations:
         return ()
     first = Curriculum.start(len(run.prompts)).take(run.config, sampling.prompts_per_step)
-    prompts = [run.prompts[rollout.prompt] for rollout in first]
-    seeds = [seed_of(run.config.seed, "first look", prompt.id) for prompt in prompts]
-    requests = [
-        SampleRequest(prompt, few, sampling.temperature, seed) for prompt, seed in zip(prompts, seeds, strict=True)
-    ]
-    return ports.scorer.score(ports.generator.sample(requests))
+    return _sampled(run, ports, [run.prompts[rollout.prompt] for rollout in first], few, "first look")
 
 
 def _sizes(run: Run, looks: Sequence[ScoredGroup]) -> dict[int, int]:
@@ -156,9 +152,12 @@ def _nothing_to_learn(run: Run, before: Evaluation) -> bool:
 
 def _tried(run: Run, ports: Ports) -> Sequence[ScoredGroup]:
     """Groups of a few evaluated prompts, to try the reward function on."""
-    sampling, seed = run.config.sampling, run.config.seed
-    requests = [
-        SampleRequest(prompt, sampling.num_generations, sampling.temperature, seed_of(seed, "trial", prompt.id))
-        for prompt in run.evaluated[: trial.PROMPTS]
-    ]
+    prompts = run.evaluated[: trial.PROMPTS]
+    return _sampled(run, ports, prompts, run.config.sampling.num_generations, "trial")
+
+
+def _sampled(run: Run, ports: Ports, prompts: Sequence[Prompt], count: int, label: str) -> Sequence[ScoredGroup]:
+    """`count` samples of each prompt, outside of a step. label: makes their random numbers their own."""
+    temperature, seed = run.config.sampling.temperature, run.config.seed
+    requests = [SampleRequest(prompt, count, temperature, seed_of(seed, label, prompt.id)) for prompt in prompts]
     return ports.scorer.score(ports.generator.sample(requests))
