@@ -42,6 +42,9 @@ PATH_LENGTH, PART_LENGTH = 4096, 255
 Bound = Annotated[int, Field(ge=0, le=10**15)]
 RewardText = Annotated[str, Field(min_length=1, max_length=PATH_LENGTH)]
 
+GYM = "reasoning_gym:"
+"""What the name of a task of the package reasoning-gym begins with."""
+
 REWARD = re.compile(r"(?P<judge>.+\.py:[A-Za-z_]\w*|[\w./~-]+(?<!\.py))( +(?P<weight>-?\d{1,6}(\.\d{1,9})?))?")
 """A function of a file, or a model, and a weight."""
 
@@ -231,6 +234,13 @@ class TaskSettings(Section):
         gt=0,
         le=WEEK,
         description="Seconds one call of your reward function may take before the run ends.",
+    )
+    reward_workers: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Processes of your reward function (of each, if there are several); groups go to them in turn, "
+        "while others are still sampled. More are of use where it is slow.",
     )
     reward_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], ...] = Field(
         default=(),
@@ -905,6 +915,11 @@ def _task_conflicts(task: TaskSettings) -> Iterator[str]:
         yield (
             f"task.best_reward: {task.best_reward} is only allowed with task.dataset: a built-in task's "
             "best reward is 1.0. Leave it out."
+        )
+    if task.reward_workers > 1 and task.name is not None and not task.name.startswith(GYM):
+        yield (
+            f"task.reward_workers: {task.reward_workers} has no effect with the built-in task {task.name}, whose "
+            "answers are judged by the run itself. Leave it out."
         )
     if task.name is not None and task.reward_environment:
         yield (

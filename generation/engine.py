@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -28,6 +28,7 @@ class SampleRequest:
     seed: 64 bits; the same seed, weights and prompt give the same group.
     min_p: instead of `sampling.min_p`, where that is lower; ignored where the engine cannot fork, because vLLM's
         log-probabilities would be of what is left by it.
+    expected_tokens: of the group's distinct completions, as far as an earlier group tells; 0 if none does.
     """
 
     prompt: Prompt
@@ -35,6 +36,7 @@ class SampleRequest:
     temperature: float
     seed: int
     min_p: float = 0.0
+    expected_tokens: int = 0
 
 
 def seed_of(*parts: object) -> int:
@@ -142,8 +144,13 @@ class Engine:
         self.policy_version = 0
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """The requests' groups, in order. They depend on weights and requests alone: prefixes that earlier calls left
-        in the cache were computed in other batches, and so rounded otherwise.
+        """The requests' groups, in order. See `stream`."""
+        return _in_order(self.stream(requests))
+
+    def stream(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Group]]:
+        """Each request's number with its group, as soon as that is whole; an engine that does not fork has them all
+        at the end. Groups depend on weights and requests alone: prefixes that earlier calls left in the cache were
+        computed in other batches, and so rounded otherwise.
 
         Raises EngineError: the engine's weights are not whole.
         """
@@ -152,7 +159,7 @@ class Engine:
 
     def sample_plain(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
         """What `sample` is measured against: vLLM's own `n`, without the requests' seeds, which slow it down."""
-        return self._groups(requests, lambda some: self._stock(some, seeded=False))
+        return _in_order(self._groups(requests, lambda some: self._stock(some, seeded=False)))
 
     def reset_prefix_cache(self) -> None:
         """Forgets cached prefixes.
@@ -166,26 +173,24 @@ class Engine:
     def _groups(
         self,
         requests: Sequence[SampleRequest],
-        sample: Callable[[Sequence[SampleRequest]], list[list[Completion]]],
-    ) -> tuple[Group, ...]:
+        sample: Callable[[Sequence[SampleRequest]], Iterable[tuple[int, list[Completion]]]],
+    ) -> Iterator[tuple[int, Group]]:
         if self.health != "ready":
             raise EngineError(
                 f"This engine is {self.health}: an update from policy version {self.policy_version} "
                 f"{'is under way' if self.health == 'torn' else 'failed'}, so its weights may be a mixture of two "
                 "versions. Finish the update, or replace the engine."
             )
-        return tuple(
-            Group(request.prompt, distinct(completions), request.temperature, self.policy_version)
-            for request, completions in zip(requests, sample(requests), strict=True)
-        )
+        for index, completions in sample(requests):
+            asked = requests[index]
+            yield index, Group(asked.prompt, distinct(completions), asked.temperature, self.policy_version)
 
-    def _fork(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
+    def _fork(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, list[Completion]]]:
         from generation import forking
         from generation.drawing import Truncation
 
         sampling = self._spec.sampling
-        completions: list[list[Completion]] = [[] for _ in requests]
-        for leaf in forking.sample(
+        for index, leaves in forking.sample(
             self._llm.llm_engine,
             [
                 forking.Root(
@@ -201,14 +206,23 @@ class Engine:
             end_token_ids=self._end_token_ids,
             stops=self._stops if sampling.stop else None,
         ):
-            completions[leaf.index].append(
-                Completion(
-                    leaf.token_ids, self._text(leaf.token_ids.tolist()), leaf.logprobs, leaf.finish_reason, leaf.count
-                )
+            yield (
+                index,
+                [
+                    Completion(
+                        leaf.token_ids,
+                        self._text(leaf.token_ids.tolist()),
+                        leaf.logprobs,
+                        leaf.finish_reason,
+                        leaf.count,
+                    )
+                    for leaf in leaves
+                ],
             )
-        return completions
 
-    def _stock(self, requests: Sequence[SampleRequest], seeded: bool = True) -> list[list[Completion]]:
+    def _stock(
+        self, requests: Sequence[SampleRequest], seeded: bool = True
+    ) -> Iterable[tuple[int, list[Completion]]]:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -229,7 +243,7 @@ class Engine:
         ]
         prompts = [TokensPrompt(prompt_token_ids=list(r.prompt.token_ids)) for r in requests]
         outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
-        return [[self._completion(sample) for sample in output.outputs] for output in outputs]
+        return enumerate([self._completion(sample) for sample in output.outputs] for output in outputs)
 
     def _completion(self, sample: Any) -> Completion:
         """vLLM's `CompletionOutput` of a request that asked for log-probabilities."""
@@ -305,6 +319,10 @@ class Engine:
         except BaseException:
             self.health = "poisoned"
             raise
+
+
+def _in_order(groups: Iterable[tuple[int, Group]]) -> tuple[Group, ...]:
+    return tuple(group for _, group in sorted(groups, key=lambda one: one[0]))
 
 
 def distinct(completions: Sequence[Completion]) -> tuple[Completion, ...]:

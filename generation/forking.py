@@ -12,7 +12,8 @@ request is a prefix-cache hit, and `generation.handover` brings the rest of it. 
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,9 +218,8 @@ class Root:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A finished branch of group `index`."""
+    """A finished branch."""
 
-    index: int
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     finish_reason: FinishReason
@@ -236,23 +236,24 @@ def sample(
     max_tokens: int,
     end_token_ids: frozenset[int],
     stops: Callable[[Sequence[int]], bool] | None,
-) -> list[Leaf]:
-    """All leaves of all roots, in no particular order; the counts of a root's leaves sum to its count.
+) -> Iterator[tuple[int, list[Leaf]]]:
+    """Each root's number with its leaves, in no particular order, as soon as it has all of them; the counts of a
+    root's leaves sum to its count.
 
     end_token_ids: tokens that end a completion. stops: whether the tokens so far hold a stop string, asked after each
     of them; None where there are no stop strings.
     """
     running: dict[int, Branch] = {}
-    leaves: list[Leaf] = []
+    unfinished: Counter[int] = Counter()  # branches of each root
+    leaves: dict[int, list[Leaf]] = defaultdict(list)
 
     def ends(branch: Branch, ids: Sequence[int]) -> bool:
         """Records the branch, with all its tokens, as a leaf if it ends here."""
         stopped = bool(ids) and (ids[-1] in end_token_ids or (stops is not None and stops(ids)))
         if not stopped and len(ids) < max_tokens:
             return False
-        leaves.append(
+        leaves[branch.index].append(
             Leaf(
-                branch.index,
                 np.array(ids, dtype=np.int32),
                 np.array(branch.logprobs, dtype=np.float32),
                 "stop" if stopped else "length",
@@ -274,6 +275,7 @@ def sample(
         )
         handover.BRANCHES[ticket] = branch
         running[ticket] = branch
+        unfinished[branch.index] += 1
         prompt = [*roots[branch.index].prompt_token_ids, *branch.token_ids]
         engine.add_request(str(ticket), TokensPrompt(prompt_token_ids=prompt), params)
 
@@ -304,9 +306,11 @@ def sample(
                 del handover.BRANCHES[ticket]
                 if not ends(branch, branch.finished()):
                     raise RuntimeError(f"vLLM ended a forked request after {branch.generated}, which is no end.")
+                unfinished[branch.index] -= 1
+                if not unfinished[branch.index]:
+                    yield branch.index, leaves.pop(branch.index)
     finally:
         engine.abort_request([str(ticket) for ticket in running])
         for ticket in running:
             del handover.BRANCHES[ticket]
         _SPLIT.clear()
-    return leaves

@@ -29,7 +29,9 @@ def evaluate_model(config: Config) -> int:
     with engines_only(prepared, phase) as engines:
         phase("evaluating")
         run = Run(config, task.prompts, task.best_reward, dtype="float32")  # whatever it is: no rank is asked
-        result = evaluate(run, run.evaluated, engines, TaskScorer(task), "evaluation")
+        scorer = TaskScorer(task, config.task.reward_workers)
+        engines.on_group = scorer.begin
+        result = evaluate(run, run.evaluated, engines, scorer, "evaluation")
     console.print(_table(result))
     console.print(
         f"reward_sampled {result.reward_sampled:.4f}  accuracy_greedy {result.accuracy_greedy:.4f}  "

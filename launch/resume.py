@@ -19,7 +19,7 @@ MAY_CHANGE = frozenset(
         *("run", "cluster", "tracking"),  # sections
         *("engine.engines", "engine.threads", "engine.kv_cache_gib"),
         *("engine.gpu_memory_utilization", "engine.enforce_eager"),
-        *("training.ranks", "training.threads", "task.reward_timeout"),
+        *("training.ranks", "training.threads", "task.reward_timeout", "task.reward_workers"),
     }
 )
 """Settings that a run may go on with otherwise: they do not say what is learnt, only where, how long and how fast.

@@ -105,6 +105,8 @@ class TrainingRun:
             with start.processes(
                 self._prepared, self._display.phase, watch, self._restarts, weights, self._folder.path
             ) as (engines, ranks):
+                scorer = TaskScorer(task, config.task.reward_workers)
+                engines.on_group = scorer.begin
                 keeper = Keeper(
                     config,
                     self._folder,
@@ -117,7 +119,7 @@ class TrainingRun:
                 try:
                     result = loop.train(
                         Run(config, task.prompts, task.best_reward, ranks.dtype, task.held_out, task.reward_names),
-                        Ports(engines, TaskScorer(task), ranks, engines, logger),
+                        Ports(engines, scorer, ranks, engines, logger),
                         state,
                         checkpoints=keeper,
                         interrupted=lambda: self._interruption.requested,

@@ -1,31 +1,76 @@
-"""Scoring by the task, in the driver's process."""
+"""Scoring by the task, beside sampling."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import replace
+from itertools import cycle
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from generation.groups import Group
 from rewards.task import Task
 from trainer.scored import ScoredGroup
 
 
-@dataclass(frozen=True)
 class TaskScorer:
-    """`trainer.ports.Scorer`: the task, in this process (a user's reward function has its own)."""
+    """`trainer.ports.Scorer`: threads that ask the task, each with reward functions of its own, which run in
+    processes of their own.
 
-    task: Task
+    Groups go to the threads in turn, so that with the same groups in the same order every reward function is asked
+    the same, whatever comes when.
+    """
+
+    def __init__(self, task: Task, workers: int) -> None:
+        judges = [task.judge, *(deepcopy(task.judge) for _ in range(workers - 1))]
+        self._turns = cycle([_Worker(replace(task, judge=judge)) for judge in judges])
+        self._begun: dict[int, tuple[Group, Future[ScoredGroup]]] = {}  # by the group's id, which stays its own so
+
+    def begin(self, group: Group) -> None:
+        """Has the group scored while others are still sampled; the next `score` asks for it."""
+        self._begun[id(group)] = group, next(self._turns).ask(group)
 
     def score(self, groups: Sequence[Group]) -> tuple[ScoredGroup, ...]:
-        """See `Scorer.score`."""
-        return tuple(
-            ScoredGroup(
-                group,
-                self.task.score(
-                    group.prompt,
-                    [completion.text for completion in group.completions],
-                    [completion.finish_reason == "length" for completion in group.completions],
-                    [completion.token_ids.tolist() for completion in group.completions],
-                    group.policy_version,
-                ),
-            )
-            for group in groups
-        )
+        """See `Scorer.score`. Raises RewardError."""
+        for group in groups:
+            if id(group) not in self._begun:
+                self.begin(group)
+        begun, self._begun = self._begun, {}
+        return tuple(begun[id(group)][1].result() for group in groups)
+
+
+class _Worker:
+    """A thread that scores one group after another. It does not outlive the program, whatever its call waits for."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._asked: SimpleQueue[tuple[Group, Future[ScoredGroup]]] = SimpleQueue()
+        Thread(target=self._work, name="scoring", daemon=True).start()
+
+    def ask(self, group: Group) -> "Future[ScoredGroup]":
+        answer: Future[ScoredGroup] = Future()
+        self._asked.put((group, answer))
+        return answer
+
+    def _work(self) -> None:
+        while True:
+            group, answer = self._asked.get()
+            try:
+                answer.set_result(_scored(self._task, group))
+            except Exception as error:  # noqa: BLE001 - the owner gets it
+                answer.set_exception(error)
+                with suppress(Empty):  # the others would fail as well, or come to nothing: the run ends
+                    while True:
+                        self._asked.get_nowait()[1].set_exception(error)
+
+
+def _scored(task: Task, group: Group) -> ScoredGroup:
+    verdicts = task.score(
+        group.prompt,
+        [completion.text for completion in group.completions],
+        [completion.finish_reason == "length" for completion in group.completions],
+        [completion.token_ids.tolist() for completion in group.completions],
+        group.policy_version,
+    )
+    return ScoredGroup(group, verdicts)

@@ -8,10 +8,9 @@ from itertools import count
 from types import ModuleType
 from typing import Any
 
+from configs.schema import GYM
 from rewards.builtin import Question
 from rewards.errors import TaskError
-
-PREFIX = "reasoning_gym:"
 
 CHUNK = 1000
 """Questions of one of the package's data sets, which have a size; further ones come from the next seeds."""
@@ -49,7 +48,7 @@ def questions(name: str, seed: int) -> Iterator[GymQuestion]:
     if name not in names:
         near = " or ".join(get_close_matches(name, names, n=3))
         raise TaskError(
-            f"task.name: {PREFIX}{name}: the package reasoning-gym has no task {name!r}. "
+            f"task.name: {GYM}{name}: the package reasoning-gym has no task {name!r}. "
             f"{f'Did you mean {near}? ' if near else ''}There are {', '.join(names)}."
         )
     # An entry's own seed is the data set's plus its index, so neighbouring seeds would share nearly all questions.
@@ -64,7 +63,7 @@ def _package() -> ModuleType:
         if error.name != "reasoning_gym":
             raise
         raise TaskError(
-            f"task.name: {PREFIX}NAME needs the package reasoning-gym, which is not installed. Install it with "
+            f"task.name: {GYM}NAME needs the package reasoning-gym, which is not installed. Install it with "
             "`.venv/bin/uv pip install --python .venv/bin/python 'reasoning-gym==0.1.25'`, or choose another task."
         ) from None
     package: ModuleType = reasoning_gym
@@ -76,7 +75,7 @@ def _chunk(package: ModuleType, name: str, seed: int) -> Iterator[dict[str, Any]
         dataset = package.create_dataset(name, size=CHUNK, seed=seed)
     except Exception as error:
         raise TaskError(
-            f"task.name: {PREFIX}{name} cannot be made with the package's default settings: "
+            f"task.name: {GYM}{name} cannot be made with the package's default settings: "
             f"{type(error).__name__}: {error}. Choose another task."
         ) from error
     return (dataset[index] for index in range(CHUNK))

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from itertools import islice, tee
 from typing import Any
 
-from configs.schema import REWARD, Difficulty, TaskSettings, has_held_out
+from configs.schema import GYM, REWARD, Difficulty, TaskSettings, has_held_out
 from rewards import dataset, gym, shares
 from rewards.arithmetic import Arithmetic
 from rewards.binary import Binary
@@ -99,8 +99,8 @@ def load_task(settings: TaskSettings, seed: int, tokenize: Tokenize, held_out: i
     if settings.name is None:
         return _own(settings, tokenize, held_out)
     seed = seed if settings.seed is None else settings.seed
-    if settings.name.startswith(gym.PREFIX):
-        return _gym(settings, settings.name.removeprefix(gym.PREFIX), seed, tokenize, held_out)
+    if settings.name.startswith(GYM):
+        return _gym(settings, settings.name.removeprefix(GYM), seed, tokenize, held_out)
     return _builtin(settings, settings.name, seed, tokenize, held_out)
 
 
@@ -109,7 +109,7 @@ def _builtin(settings: TaskSettings, name: str, seed: int, tokenize: Tokenize, h
         near = get_close_matches(name, TASKS, n=1)
         raise TaskError(
             f"task.name: there is no built-in task {name}. {f'Did you mean {near[0]}? ' if near else ''}"
-            f"There are {', '.join(sorted(TASKS))}, and {gym.PREFIX}NAME for one of the package reasoning-gym; for a "
+            f"There are {', '.join(sorted(TASKS))}, and {GYM}NAME for one of the package reasoning-gym; for a "
             "task of your own set task.dataset and task.reward."
         )
     low, high = settings.range or TASKS[name].ranges[settings.difficulty]

@@ -251,9 +251,9 @@ class TimeMetrics:
     )
     seconds_score: float = metric(
         "Time",
-        "verdicts",
+        "verdicts that are still to come when all groups are sampled",
         healthy="far below the others. Measured: below 0.004",
-        otherwise="your reward function is slow",
+        otherwise="your reward function is slow: more `task.reward_workers`",
         of=lambda m: m.times.scored - m.times.sampled,
     )
     seconds_update: float = metric(

@@ -24,7 +24,7 @@ from trainer.signal.rollout import Sampled
 from trainer.signal.self_imitation import SelfImitation
 from trainer.signal.treatment import Treated
 
-SCHEMA = 4
+SCHEMA = 5
 """Of the JSON; raise it when a field of any record in the state changes."""
 
 

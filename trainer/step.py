@@ -27,10 +27,10 @@
     RunState ── evaluate     if the latest groups say that the target may be reached   evaluation.py
              ── diagnose     whether the run can still learn                           diagnosis/
 
-Nothing overlaps: while engines sample the ranks wait, and the other way round. With `sampling.ahead` engines sample
-the next step while ranks update: `step` has them begin as soon as the groups are treated, `collected` waits for them,
-and the state holds what they sampled. Between two steps nobody is at work in either case. Every wait has a limit,
-which the ports know.
+While engines sample the ranks wait, and the other way round; groups that are whole may be scored meanwhile. With
+`sampling.ahead` engines sample the next step while ranks update: `step` has them begin as soon as the groups are
+treated, `collected` waits for them, and the state holds what they sampled. Between two steps nobody is at work in
+either case. Every wait has a limit, which the ports know.
 
 The one thing that a step changes besides the state is the ranks' weights, at its end: whatever fails before leaves
 state and ranks as they were, and what comes after needs nothing but the state.
@@ -225,6 +225,7 @@ def _request(run: Run, state: RunState, rollout: Rollout) -> SampleRequest:
         rollout.temperature,
         seed_of(config.seed, state.step + 1, prompt.id),
         config.signal.rescue_min_p if hotter else 0.0,
+        rollout.expected_tokens,
     )
 
 

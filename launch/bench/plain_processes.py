@@ -1,6 +1,8 @@
 """The processes of the plain way. As in `launch.processes.actors`, torch comes only when an actor is made."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import ray
 
 from generation.engine import SampleRequest
 from generation.groups import Group
@@ -11,8 +13,9 @@ from trainer.update.rank import Rank, RankSpec
 class PlainEngineProcess(EngineProcess):
     """Samples with vLLM's own `n`."""
 
-    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        return self._engine.sample_plain(requests)
+    @ray.method(num_returns="streaming")
+    def stream(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Group]]:
+        yield from enumerate(self._engine.sample_plain(requests))
 
 
 class PlainRankProcess(RankProcess):

@@ -55,7 +55,7 @@ def _own(
     with engines_and_ranks(prepared, phase, engine_process, rank_process) as (engines, ranks):
         for policy, size in sweep.cells():
             phase(f"{way}: steps of {sweep.prompts} × {size}, {policy}")
-            scorer = RewardsThatDiffer(TaskScorer(task), sweep.config.seed)
+            scorer = RewardsThatDiffer(TaskScorer(task, 1), sweep.config.seed)
             logger = Collector(way, policy, engines, ranks, scorer)
             config, prompts = at(prepared.config, policy, size), task.prompts[: sweep.prompts]
             loop.train(

@@ -44,7 +44,7 @@ def measure(sweep: Sweep, prepared: Prepared, phase: Phase) -> Iterator[Measurem
     rank = DenseRank(_rank_spec(prepared))
     parts = Parts(rank)
     ways: dict[str, Callable[..., RankReport]] = {OURS: partial(Rank.update, rank), PLAIN: rank.update}
-    scorer = RewardsThatDiffer(TaskScorer(prepared.task), sweep.config.seed)
+    scorer = RewardsThatDiffer(TaskScorer(prepared.task, 1), sweep.config.seed)
 
     def once(way: str, policy: str, size: int, repeat: int) -> Measurement:
         sampled = groups[policy, size, repeat]

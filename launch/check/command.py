@@ -57,7 +57,7 @@ def check(config: Config) -> int:
     task = prepared.task
     lone, config = _lone(prepared, config), prepared.config
     with _site(lone, phase) as site:
-        seen = look(config, task, site.generator, TaskScorer(task), phase)
+        seen = look(config, task, site.generator, TaskScorer(task, config.task.reward_workers), phase)
         phase("timing an update")
         cost = site.cost(probe_forest(seen, config))
     predicted = forecast(seen, prepared, cost, lone_engine_spec(lone).forks)

@@ -5,7 +5,7 @@ not import torch, which settles that on import.
 """
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -43,8 +43,9 @@ class EngineProcess:
     def ready(self) -> None:
         """Returns when the model is loaded."""
 
-    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        return self._engine.sample(requests)
+    @ray.method(num_returns="streaming")
+    def stream(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Group]]:
+        return self._engine.stream(requests)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._engine.init_weight_transfer_engine(init_info)

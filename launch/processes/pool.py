@@ -1,6 +1,7 @@
 """The loop's ports made of actors: all engines together, all ranks together."""
 
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 from configs.schema import Config
@@ -8,7 +9,7 @@ from generation.engine import SampleRequest
 from generation.groups import Group
 from launch.errors import ProcessError
 from launch.processes.restarts import Restarts
-from launch.processes.waiting import wait
+from launch.processes.waiting import come, wait
 from launch.processes.watch import Watch
 from trainer.ports import Collect
 from trainer.run import DType
@@ -87,7 +88,7 @@ class Ranks:
 
 
 Calls = Mapping[str, tuple[Any, Any]]
-"""Name of an engine -> its actor, and Ray's reference of what that was asked."""
+"""Name of an engine -> its actor, and Ray's stream of what that was asked."""
 
 
 class Engines:
@@ -96,6 +97,7 @@ class Engines:
     it was to sample while ranks updated is sampled by the new weights: the ranks hold no others.)
 
     start: makes the actor of engine number so and so. ranks: None where the engines' own weights are all there is.
+    on_group: told of every group that `sample` will return, as soon as it and those before it are there.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Engines:
         self._wanted = 0
         self.actors: dict[str, Any] = {}
         self._versions: dict[str, int | None] = {}  # None: still starting, or its weights are no version's
+        self.on_group: Callable[[Group], None] = lambda _: None
         for index in range(number):
             self._begin(f"engine {index}")
 
@@ -129,14 +132,15 @@ class Engines:
             self._versions[name] = 0
 
     def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        """See `Sampler.sample`. Of n engines, engine i samples the requests i, i + n, i + 2n and so on.
+        """See `Sampler.sample`. Requests are dealt to engines by what they are expected to cost (`dealt`).
 
-        A queue that all engines take from would balance better; but which requests meet in a batch, and with that how
-        their sums are rounded, would depend on timing.
+        A queue that all engines take from would even out engines of different speed as well; but which requests meet
+        in a batch, and with that how their sums are rounded, would depend on timing, and a batch would run dry
+        whenever it is waited for.
 
         Raises RemoteError: too many engines were lost, or one was not done in time.
         """
-        return self._collect(requests, self._ask(requests, {}), to_the_end=False)
+        return self._collect(requests, self._ask(requests, {}), self.on_group, to_the_end=False)
 
     def begin(self, requests: Sequence[SampleRequest]) -> Collect:
         """See `Generator.begin`. It is shared out as in `sample`, and `Collect` raises what that does; to wait for
@@ -145,36 +149,52 @@ class Engines:
 
         def collect(policy_version: int) -> tuple[Group, ...]:
             self._wanted = policy_version
-            return self._collect(requests, calls, to_the_end=True)
+            return self._collect(requests, calls, lambda _: None, to_the_end=True)
 
         return collect
 
     def _ask(self, requests: Sequence[SampleRequest], calls: Calls) -> Calls:
         """Every engine's call for its share, where it has one: those of `calls`, if they are to the same actor."""
-        shares = {name: requests[index :: len(self.actors)] for index, name in enumerate(self.actors)}
+        shares = self._shares(requests)
         return {
             name: calls[name]
             if name in calls and calls[name][0] is self.actors[name]
-            else (self.actors[name], self.actors[name].sample.remote(share))
+            else (self.actors[name], self.actors[name].stream.remote([requests[index] for index in share]))
             for name, share in shares.items()
             if share
         }
 
-    def _collect(self, requests: Sequence[SampleRequest], calls: Calls, to_the_end: bool) -> tuple[Group, ...]:
-        """The groups, in order. Who is lost is replaced, gets the weights that are wanted now, and is asked again."""
+    def _shares(self, requests: Sequence[SampleRequest]) -> dict[str, list[int]]:
+        """The places of every engine's requests."""
+        return dict(zip(self.actors, dealt([one.expected_tokens for one in requests], len(self.actors)), strict=True))
+
+    def _collect(
+        self,
+        requests: Sequence[SampleRequest],
+        calls: Calls,
+        on_group: Callable[[Group], None],
+        to_the_end: bool,
+    ) -> tuple[Group, ...]:
+        """The groups, in order. Who is lost is replaced, gets the weights that are wanted now, and is asked again;
+        what it has answered stays."""
         timeout, setting = self._config.cluster.sample_timeout * self._steps(requests), "cluster.sample_timeout"
-        while True:
-            pending = {name: call for name, (_, call) in calls.items()}
+        places = self._shares(requests)
+        groups: dict[int, Group] = {}
+        told = 0
+        while len(groups) < len(requests):
+            pending = {name: stream for name, (_, stream) in calls.items()}
             try:
-                groups = wait(pending, "sampling", timeout, setting, watch=self._watch, to_the_end=to_the_end)
+                parts = come(pending, "sampling", timeout, setting, watch=self._watch, to_the_end=to_the_end)
+                for name, (turn, group) in parts:
+                    groups.setdefault(places[name][turn], group)
+                    while told in groups:
+                        on_group(groups[told])
+                        told += 1
             except ProcessError as error:
                 self._replace(error)
                 self.sync(self._wanted)
                 calls = self._ask(requests, calls)
-                continue
-            names = list(self.actors)
-            turns = (divmod(index, len(names)) for index in range(len(requests)))
-            return tuple(groups[names[engine]][turn] for turn, engine in turns)
+        return tuple(groups[index] for index in range(len(requests)))
 
     def sync(self, policy_version: int) -> None:
         """See `WeightSync.sync`. If one engine needs the weights, all get them: they are sent together."""
@@ -206,3 +226,21 @@ class Engines:
         self.actors[name] = self._start(int(name.split()[1]))
         self._versions[name] = None
         self._watch.add(name, self.actors[name])
+
+
+def dealt(costs: Sequence[int], engines: int) -> list[list[int]]:
+    """The places that every engine gets: the dearest first, each to the engine that has least to do; at most 4/3 of
+    the least possible time (Graham 1969, "Bounds on multiprocessing timing anomalies").
+
+    costs: expected; 0 where it is not known, which counts as the mean of those known.
+    """
+    known = [cost for cost in costs if cost]
+    usual = sum(known) / len(known) if known else 1.0
+    expected = [cost or usual for cost in costs]
+    loads = [(0.0, engine) for engine in range(engines)]
+    shares: list[list[int]] = [[] for _ in range(engines)]
+    for place in sorted(range(len(costs)), key=lambda place: -expected[place]):
+        load, engine = heappop(loads)
+        shares[engine].append(place)
+        heappush(loads, (load + expected[place], engine))
+    return shares

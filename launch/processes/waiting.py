@@ -1,7 +1,7 @@
 """Waiting for remote calls: never without a limit, and the message names who did not answer."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
@@ -36,16 +36,35 @@ def wait(
 
     Raises RemoteError: ProcessLost or ProcessFailed where it is known of which process.
     """
+    results = dict(come(calls, phase, timeout, setting, since, watch, ranks_only, to_the_end))
+    return {name: results[name] for name in calls}
+
+
+def come(
+    calls: Mapping[str, Any],
+    phase: str,
+    timeout: float,
+    setting: str,
+    since: float | None = None,
+    watch: Watch | None = None,
+    ranks_only: bool = False,
+    to_the_end: bool = False,
+) -> Iterator[tuple[str, Any]]:
+    """The same results as they come, each with the name of its process. A call may be a stream, of which every part
+    is a result; a part comes once, also where the stream is waited for again."""
     names = {reference: name for name, reference in calls.items()}
-    pending, results = list(names), {}
+    pending = list(names)
     deadline = (time.monotonic() if since is None else since) + timeout
     while pending:
         left = max(0.0, deadline - time.monotonic())
         done, pending = ray.wait(pending, timeout=min(left, LOOK) if watch else left)
         failures: list[RemoteError] = []
-        for reference in done:
+        for waited in done:
             try:
-                results[names[reference]] = _result(reference, names[reference], phase)
+                reference, more = _next(waited)
+                if reference is not None:
+                    yield names[waited], _result(reference, names[waited], phase)
+                pending += [waited] if more else []
             except RemoteError as error:
                 failures.append(error)
         if failures:
@@ -58,7 +77,14 @@ def wait(
                 f"While {phase}: {late} did not answer within {timeout:g} seconds. "
                 f"If the work is just slow, raise {setting}."
             )
-    return {name: results[name] for name in calls}
+
+
+def _next(waited: Any) -> tuple[Any, bool]:
+    """What has come of a call, None if there is nothing more, and whether more may come."""
+    if not isinstance(waited, ray.ObjectRefGenerator):
+        return waited, False
+    reference = next(waited, None)
+    return reference, reference is not None
 
 
 def raise_failures(calls: Mapping[str, Any], phase: str) -> None:
@@ -69,14 +95,15 @@ def raise_failures(calls: Mapping[str, Any], phase: str) -> None:
 
 
 def _failures(pending: list[Any], names: Mapping[Any, str], phase: str, timeout: float) -> list[RemoteError]:
-    """What fails within these seconds."""
+    """What fails within these seconds. Parts of a stream are left in it."""
     if not pending:
         return []
+    ends = {one.completed() if isinstance(one, ray.ObjectRefGenerator) else one: names[one] for one in pending}
     failures = []
-    done, _ = ray.wait(pending, num_returns=len(pending), timeout=timeout)
+    done, _ = ray.wait([*ends], num_returns=len(ends), timeout=timeout)
     for reference in done:
         try:
-            _result(reference, names[reference], phase)
+            _result(reference, ends[reference], phase)
         except RemoteError as error:
             failures.append(error)
     return failures

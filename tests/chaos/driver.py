@@ -171,7 +171,12 @@ def sabotaged(saboteur: Saboteur, patch: pytest.MonkeyPatch) -> None:
             saboteur.enter(next((known for known in PHASES if phase.startswith(known)), phase))
         return waiting.wait(calls, phase, *arguments, **options)
 
+    def come(calls: Mapping[str, Any], phase: str, *arguments: Any, **options: Any) -> Any:
+        saboteur.enter(phase)
+        return waiting.come(calls, phase, *arguments, **options)
+
     patch.setattr(pool, "wait", wait)
+    patch.setattr(pool, "come", come)
     patch.setattr(start, "wait", wait)
     patch.setattr(TaskScorer, "score", entering(TaskScorer.score, "scoring"))
     patch.setattr(RunFolder, "step", entering(RunFolder.step, "logging"))

@@ -208,6 +208,23 @@ def test_what_forks_are_handed_matters(pair: Pair, monkeypatch: pytest.MonkeyPat
 
 
 @forks
+def test_a_group_is_there_as_soon_as_it_is_whole(pair: Pair) -> None:
+    requests = [ask(random_prompt(9, seed), 1, 2.0, seed) for seed in range(12)]
+    whole = pair.sample(*requests, max_completion_length=40)
+    engine = copy.copy(pair.engine)
+    engine._spec = replace(engine._spec, sampling=SamplingSettings(max_completion_length=40))
+    places, early = [], 0
+    for place, group in engine.stream(requests):
+        places.append(place)
+        early += pair.engine._llm.llm_engine.has_unfinished_requests()
+        assert said(group) == said(whole[place])
+    assert sorted(places) == [*range(12)]
+    assert 0 < early < 12
+    lengths = [len(whole[place].completions[0].token_ids) for place in places]
+    assert lengths == sorted(lengths)
+
+
+@forks
 def test_nothing_is_left_behind(pair: Pair) -> None:
     pair.sample(ask(num_generations=64))
     assert not handover.BRANCHES

@@ -112,7 +112,7 @@ MIXED = {"a": 0.3, "b": 0.2, "hm, a": 0.3, "well...": 0.2}
 def seen(shares: Mapping[float, Shares] | Shares, of: Task | None = None, **sections: Any) -> Look:
     by_temperature: Any = shares if isinstance(next(iter(shares)), float) else {1.0: shares}
     of = of or a_task()
-    return look(a_config(**sections), of, Scripted(by_temperature), TaskScorer(of), lambda _: None)
+    return look(a_config(**sections), of, Scripted(by_temperature), TaskScorer(of, 1), lambda _: None)
 
 
 def found(
@@ -138,7 +138,7 @@ def causes(findings: Sequence[Finding]) -> list[tuple[str, bool]]:
 def test_looks_at_eight_prompts_and_at_other_temperatures() -> None:
     generator = Scripted({1.0: MIXED})
     task = a_task()
-    result = look(a_config(), task, generator, TaskScorer(task), lambda _: None)
+    result = look(a_config(), task, generator, TaskScorer(task, 1), lambda _: None)
     assert generator.asked == [
         (1.0, 4, 16),
         (1.0, 4, 64),
@@ -157,7 +157,7 @@ def test_a_small_data_set_is_looked_at_whole_and_a_large_group_at_its_size() -> 
     generator = Scripted({1.0: MIXED})
     task = a_task(prompts=3)
     config = a_config(sampling={"num_generations": 512, "prompts_per_step": 2})
-    result = look(config, task, generator, TaskScorer(task), lambda _: None)
+    result = look(config, task, generator, TaskScorer(task, 1), lambda _: None)
     assert sorted(group.group.prompt.id for group in result.groups) == ["0", "1", "2"]
     assert {group.group.num_generations for group in (*result.groups, *result.others[0.7])} == {512}
 
@@ -169,7 +169,7 @@ def test_a_small_data_set_is_looked_at_whole_and_a_large_group_at_its_size() -> 
 def test_slow_sampling_has_smaller_groups(pace: float, sizes: list[int], prompts: int, seconds: float) -> None:
     generator = Scripted({1.0: MIXED}, pace)
     task = a_task()
-    result = look(a_config(), task, generator, TaskScorer(task), lambda _: None, clock=lambda: generator.clock)
+    result = look(a_config(), task, generator, TaskScorer(task, 1), lambda _: None, clock=lambda: generator.clock)
     assert generator.asked == [(1.0, 4, size) for size in sizes]
     assert generator.clock <= 30
     assert (len(result.groups), result.others) == (prompts, {})
@@ -180,7 +180,7 @@ def test_slow_sampling_has_smaller_groups(pace: float, sizes: list[int], prompts
 def test_when_nothing_is_learnt_from_the_hottest_temperature_is_tried_too() -> None:
     generator = Scripted({1.0: {"x y": 1.0}})
     task = a_task()
-    result = look(a_config(), task, generator, TaskScorer(task), lambda _: None)
+    result = look(a_config(), task, generator, TaskScorer(task, 1), lambda _: None)
     assert [*result.others] == [0.7, 1.4, 2.0]
 
 
@@ -336,7 +336,7 @@ def test_what_larger_groups_than_were_seen_will_cost() -> None:
         task = a_task()
         slow = Scripted({1.0: shares}, pace=0.05)
         config = a_config(sampling={"num_generations": wanted}, training={"max_distinct_completions": limit})
-        result = look(config, task, slow, TaskScorer(task), lambda _: None, clock=lambda: slow.clock)
+        result = look(config, task, slow, TaskScorer(task, 1), lambda _: None, clock=lambda: slow.clock)
         assert result.groups[0].group.num_generations == 64
         return predicted(result, config).tree_tokens
 

@@ -34,6 +34,7 @@ class Curriculum:
     misses: [prompts] its rollouts in a row without a right answer.
     rungs: [prompts] of the temperature ladder, for its next rollout.
     sizes: [prompts] of its next group; 0 where none is known.
+    tokens: [prompts] of the distinct completions of its latest group; 0 before there was one.
     tries: [prompts] rollouts without a lesson from rewards since any group of the run last taught; without a rescue
         (a hotter temperature next time, or a group to spread) one rollout counts as all.
     rollouts: of all prompts together. lessons: those that taught. rollouts_to_last_lesson: those up to the last.
@@ -45,6 +46,7 @@ class Curriculum:
     misses: NDArray[np.int32]
     rungs: NDArray[np.int16]
     sizes: NDArray[np.int32]
+    tokens: NDArray[np.int64]
     tries: NDArray[np.int32]
     rollouts: int = 0
     lessons: int = 0
@@ -61,6 +63,7 @@ class Curriculum:
             misses=np.zeros(prompts, np.int32),
             rungs=np.zeros(prompts, np.int16),
             sizes=changed(np.zeros(prompts, np.int32), [*known], [*known.values()]),
+            tokens=np.zeros(prompts, np.int64),
             tries=np.zeros(prompts, np.int32),
         )
 
@@ -100,9 +103,10 @@ class Curriculum:
         rungs, steps = ladder(config), self.rungs[chosen].tolist()
         misses = self.misses[chosen].tolist()
         sizes = np.where(self.sizes[chosen], self.sizes[chosen], self._usual_size(config)).tolist()
+        tokens = self.tokens[chosen].tolist()
         return tuple(
-            Rollout(prompt, rungs.temperature(rung), missed, size)
-            for prompt, rung, missed, size in zip(chosen, steps, misses, sizes, strict=True)
+            Rollout(prompt, rungs.temperature(rung), missed, size, expected)
+            for prompt, rung, missed, size, expected in zip(chosen, steps, misses, sizes, tokens, strict=True)
         )
 
     def after(self, config: Config, treated: Sequence[Treated]) -> "Curriculum":
@@ -134,6 +138,7 @@ class Curriculum:
             misses=changed(self.misses, numbers, np.where(missed, self.misses[numbers] + 1, 0)),
             rungs=changed(self.rungs, numbers, climbed),
             sizes=changed(self.sizes, numbers, [one.next_size for one in treated]),
+            tokens=changed(self.tokens, numbers, [one.scored.group.lengths.sum() for one in treated]),
             tries=tries,
             rollouts=rollouts,
             lessons=self.lessons + taught,

@@ -10,12 +10,14 @@ from rewards.prompts import Prompt
 @dataclass(frozen=True)
 class Rollout:
     """A prompt's turn in a step. prompt: its number in the data set. temperature: to sample it at. misses: its
-    rollouts in a row without a right answer. num_generations: samples that it is worth."""
+    rollouts in a row without a right answer. num_generations: samples that it is worth. expected_tokens: of the
+    distinct completions of the prompt's latest group; 0 if there is none."""
 
     prompt: int
     temperature: float
     misses: int
     num_generations: int
+    expected_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,5 +39,5 @@ class Sampled:
         return Group(prompt, self.completions, self.rollout.temperature, self.policy_version)
 
 
-EXAMPLE_ROLLOUT = Rollout(prompt=3, temperature=1.4, misses=2, num_generations=128)
+EXAMPLE_ROLLOUT = Rollout(prompt=3, temperature=1.4, misses=2, num_generations=128, expected_tokens=190)
 EXAMPLE_SAMPLED = Sampled(EXAMPLE_ROLLOUT, EXAMPLE_GROUP.completions, EXAMPLE_GROUP.policy_version)

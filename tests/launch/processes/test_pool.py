@@ -1,17 +1,19 @@
 """The loop's ports over stand-ins for Ray's handles."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Group
 from launch.errors import ProcessFailed, ProcessLost, RemoteError
 from launch.processes import pool
-from launch.processes.pool import Engines, Ranks
+from launch.processes.pool import Engines, Ranks, dealt
 from launch.processes.restarts import Restarts
 from launch.processes.watch import Watch
 from tests.fakes import completion, prompt
@@ -21,8 +23,9 @@ CONFIG = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_ste
 
 @dataclass
 class World:
-    """What happens to processes. lost: calls ("sample engine 1") that end their process, each once. failing: calls
-    that raise, always. told: restarts. heard: of every wait for samples, whether an interruption would end it."""
+    """What happens to processes. lost: calls ("stream engine 1") that end their process, each once. failing: calls
+    that raise, always. breaks: how often an engine is lost after its first two groups. told: restarts. heard: of
+    every wait for samples, whether an interruption would end it."""
 
     lost: list[str] = field(default_factory=list)
     failing: list[str] = field(default_factory=list)
@@ -30,6 +33,7 @@ class World:
     calls: list[str] = field(default_factory=list)
     heard: list[bool] = field(default_factory=list)
     started: int = 0
+    breaks: int = 0
 
     def engines(self, number: int, ranks: Any = None, limit: int = 3) -> Engines:
         return Engines(number, self.start, CONFIG, ranks, FakeWatch(), Restarts(limit, self.told.append))
@@ -38,10 +42,16 @@ class World:
         self.started += 1
         return Actor(self, f"engine {index}")
 
+    def come(
+        self, calls: Mapping[str, Callable[[], Any]], phase: str, *_: Any, **how: Any
+    ) -> Iterator[tuple[str, tuple[int, Group]]]:
+        """In place of `come`; the last engine, and its last group, come first."""
+        self.heard.append(not how["to_the_end"])
+        for name in reversed(list(calls)):
+            yield from ((name, part) for part in calls[name]())
+
     def wait(self, calls: Mapping[str, Callable[[], Any]], phase: str = "", *_: Any, **how: Any) -> dict[str, Any]:
         """In place of `wait`; the last engine answers first."""
-        if phase == "sampling":
-            self.heard.append(not how["to_the_end"])
         return {name: calls[name]() for name in reversed(list(calls))}
 
 
@@ -70,11 +80,21 @@ class Actor:
         if call in self.world.lost:
             self.world.lost.remove(call)
             raise ProcessLost(f"While {method}: {self.name} is lost.", self.name)
-        if method != "sample":
+        if method != "stream":
             return None
         (requests,) = arguments
         self.asked.append([request.prompt.id for request in requests])
-        return tuple(Group(request.prompt, (completion("a", 1),), 1.0, version) for request in requests)
+        if self.world.breaks:
+            self.world.breaks -= 1
+            return self._broken(requests, version)
+        groups = [Group(request.prompt, (completion("a", 1),), 1.0, version) for request in requests]
+        return reversed([*enumerate(groups)])
+
+    def _broken(self, requests: Sequence[SampleRequest], version: int) -> Iterator[tuple[int, Group]]:
+        """Two groups, which can be told from others, and no more."""
+        for index, request in enumerate(requests[:2]):
+            yield index, Group(request.prompt, (completion("a", 2),), 1.0, version)
+        raise ProcessLost(f"While stream: {self.name} is lost.", self.name)
 
 
 class FakeWatch(Watch):
@@ -106,6 +126,7 @@ class FakeRanks(Ranks):
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(pool, "wait", world.wait)
+    monkeypatch.setattr(pool, "come", world.come)
     return world
 
 
@@ -135,13 +156,69 @@ def test_a_lost_engine_is_replaced_gets_the_weights_and_samples_again(world: Wor
     ranks = FakeRanks(world)
     together = world.engines(2, ranks)
     together.sync(5)
-    world.lost = ["sample engine 1"]
+    world.lost = ["stream engine 1"]
     groups = together.sample(requests(4))
     assert [group.prompt.id for group in groups] == ["0", "1", "2", "3"]
     assert {group.policy_version for group in groups} == {5}
     assert (world.started, ranks.sent) == (3, [5, 5])
     assert together.actors["engine 1"].asked == [["1", "3"]]
-    assert world.told == ["While sample: engine 1 is lost. Another engine 1 takes its place."]
+    assert world.told == ["While stream: engine 1 is lost. Another engine 1 takes its place."]
+
+
+def test_groups_are_told_in_order_as_soon_as_those_before_are_there(world: World) -> None:
+    """The last engine, and its last group, come first."""
+    told: list[str] = []
+
+    def note(group: Group) -> None:
+        told.append(group.prompt.id)
+        assert (group.prompt.id == "3") == ("stream engine 0" in world.calls and len(told) == 4)
+
+    together = world.engines(2, FakeRanks(world))
+    together.on_group = note
+    together.begin(requests(3))(1)
+    assert told == []  # what is sampled ahead is scored in its step
+    world.calls.clear()
+    groups = together.sample(requests(4))
+    assert told == [group.prompt.id for group in groups] == ["0", "1", "2", "3"]
+
+
+def test_what_an_engine_answered_before_it_was_lost_stays(world: World) -> None:
+    """It may be scored by now."""
+    together = world.engines(1, FakeRanks(world))
+    told: list[Group] = []
+    together.on_group = told.append
+    world.breaks = 1
+    groups = together.sample(requests(3))
+    assert [group.prompt.id for group in groups] == ["0", "1", "2"]
+    assert world.started == 2
+    assert all(one is other for one, other in zip(told, groups, strict=True))
+    assert [group.completions[0].count for group in groups] == [2, 2, 1]  # see `Actor`
+
+
+@pytest.mark.parametrize(
+    ("costs", "engines", "shares"),
+    [
+        ([0, 0, 0, 0, 0], 2, [[0, 2, 4], [1, 3]]),
+        ([7, 7, 7, 7], 3, [[0, 3], [1], [2]]),
+        ([1, 2, 9, 4, 3], 2, [[2, 0], [3, 4, 1]]),
+        ([10, 0, 30, 0], 2, [[2, 0], [1, 3]]),  # what is not known counts as 20
+        ([5], 3, [[0], [], []]),
+    ],
+)
+def test_the_dearest_first_to_who_has_least_to_do(costs: list[int], engines: int, shares: list[list[int]]) -> None:
+    assert dealt(costs, engines) == shares
+
+
+@given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 9))
+def test_all_is_dealt_once_and_nearly_evenly(costs: list[int], engines: int) -> None:
+    shares = dealt(costs, engines)
+    assert sorted(place for share in shares for place in share) == [*range(len(costs))]
+    known = [cost for cost in costs if cost] or [1]
+    expected = [cost or sum(known) / len(known) for cost in costs]
+    loads = [sum(expected[place] for place in share) for share in shares]
+    least = max([*expected, 0, sum(expected) / engines])  # nobody could be done before
+    assert max(loads) - min(loads) <= max([*expected, 0]) + 1e-6
+    assert max(loads) <= 2 * least + 1e-6
 
 
 def test_what_was_begun_is_collected_without_hearing_an_interruption(world: World) -> None:
@@ -164,7 +241,7 @@ def test_what_an_engine_lost_ahead_is_sampled_by_the_weights_that_there_are(worl
     together = world.engines(2, ranks)
     together.sync(5)
     collect = together.begin(requests(4))
-    world.lost = ["sample engine 1"]
+    world.lost = ["stream engine 1"]
     groups = collect(6)
     assert [(group.prompt.id, group.policy_version) for group in groups] == [("0", 5), ("1", 6), ("2", 5), ("3", 6)]
     assert ranks.sent == [5, 6]
@@ -195,7 +272,7 @@ def test_weights_that_all_engines_have_are_not_sent(world: World) -> None:
 
 def test_too_many_losses_are_told_one_by_one(world: World) -> None:
     together = world.engines(1, limit=2)
-    world.lost = ["sample engine 0"] * 3
+    world.lost = ["stream engine 0"] * 3
     with pytest.raises(RemoteError, match=r"run.max_restarts allows 2 restarts in an hour, and there were:\n  While"):
         together.sample(requests(1))
     assert world.started == 3
@@ -203,7 +280,7 @@ def test_too_many_losses_are_told_one_by_one(world: World) -> None:
 
 def test_what_fails_twice_in_the_same_way_would_fail_again(world: World) -> None:
     together = world.engines(1)
-    world.failing = ["sample engine 0"]
+    world.failing = ["stream engine 0"]
     with pytest.raises(ProcessFailed, match="engine 0 failed"):
         together.sample(requests(1))
     assert world.started == 2

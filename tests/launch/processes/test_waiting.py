@@ -1,13 +1,17 @@
 """What a remote call that fails, or does not end, is called."""
 
+import os
+import signal
 import time
 from typing import Any
 
 import pytest
 import ray
 
-from launch.errors import RemoteError
+from launch.errors import ProcessFailed, ProcessLost, RemoteError
 from launch.processes import waiting
+from launch.processes.cluster import connected
+from tests.launch import samples
 
 
 def said(monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
@@ -21,6 +25,44 @@ def said(monkeypatch: pytest.MonkeyPatch, error: Exception) -> str:
     with pytest.raises(RemoteError) as raised:
         waiting.wait({"rank 1": object()}, "updating", 5, "cluster.update_timeout")
     return str(raised.value)
+
+
+def test_parts_of_streams_come_as_they_are_made_and_none_is_lost() -> None:
+    """Real streams of real actors. One ends by an exception and one by a kill; what the other makes stays in its
+    stream for whoever waits again."""
+
+    class Slow:
+        @ray.method(num_returns="streaming")
+        def stream(self, parts: int, end: str) -> Any:
+            for part in range(parts):
+                yield part
+                time.sleep(0.5)
+            if end == "raises":
+                raise ValueError("no")
+            if end == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def parts(calls: dict[str, Any]) -> Any:
+        return waiting.come(calls, "sampling", 60, "cluster.sample_timeout")
+
+    with connected(samples.config()):
+        slow = ray.remote(Slow).options(num_cpus=0)
+        first, second = slow.remote(), slow.remote()
+        calls = {"engine 0": first.stream.remote(3, ""), "engine 1": second.stream.remote(0, "")}
+        began = time.monotonic()
+        times = [(name, part, time.monotonic() - began) for name, part in parts(calls)]
+        assert [(name, part) for name, part, _ in times] == [("engine 0", part) for part in range(3)]
+        assert times[-1][2] - times[0][2] > 0.8  # and not all at the end
+        assert [*parts(calls)] == []  # nothing comes twice
+        for end, error in (("raises", ProcessFailed), ("killed", ProcessLost)):
+            calls = {"engine 0": first.stream.remote(6, ""), "engine 1": second.stream.remote(2, end)}
+            seen: list[Any] = []
+            with pytest.raises(error, match="engine 1"):
+                seen.extend(parts(calls))  # keeps what comes before
+            assert [part for name, part in seen if name == "engine 1"] == [0, 1]
+            assert ("engine 0", 5) not in seen
+            seen += parts({"engine 0": calls["engine 0"]})
+            assert [part for name, part in seen if name == "engine 0"] == [*range(6)]
 
 
 def test_a_process_ended_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,83 @@
+"""Scoring beside sampling, with real reward functions in processes of their own."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.schema import TaskSettings
+from generation.groups import Group
+from launch.task_scorer import TaskScorer
+from rewards.errors import RewardError
+from rewards.task import Task, load_task
+from tests.fakes import completion
+
+
+def own(folder: Path, code: str, prompts: int) -> Task:
+    (folder / "data.jsonl").write_text(
+        "".join(f"{json.dumps({'prompt': f'p{index}'})}\n" for index in range(prompts))
+    )
+    (folder / "rewards.py").write_text(code)
+    settings = TaskSettings(
+        dataset=str(folder / "data.jsonl"), reward=(f"{folder / 'rewards.py'}:f",), reward_timeout=30
+    )
+    return load_task(settings, 0, tokenize=lambda messages: (1,))
+
+
+def groups(task: Task) -> list[Group]:
+    return [Group(prompt, (completion(prompt.id, 3), completion("b", 1)), 1.0, 0) for prompt in task.prompts]
+
+
+COUNTS = (
+    "calls = 0\ndef f(completions, **_):\n    global calls\n    calls += 1\n    return [calls] * len(completions)\n"
+)
+
+
+@pytest.mark.parametrize(("workers", "calls"), [(1, [1, 2, 3, 4, 5]), (2, [1, 1, 2, 2, 3])])
+def test_groups_go_to_reward_functions_in_turn(tmp_path: Path, workers: int, calls: list[int]) -> None:
+    """Each in a process of its own, which keeps what it knows."""
+    task = own(tmp_path, COUNTS, prompts=5)
+    scorer = TaskScorer(task, workers)
+    asked = groups(task)
+    for group in asked[:3]:
+        scorer.begin(group)
+    scored = scorer.score(asked)  # some were begun, and none is scored twice
+    assert [one.rewards.tolist() for one in scored] == [[call, call] for call in calls]
+    assert all(one.group is group for one, group in zip(scored, asked, strict=True))
+
+
+def test_slow_rewards_are_given_side_by_side_and_beside_the_owner(tmp_path: Path) -> None:
+    task = own(
+        tmp_path, "import time\ndef f(completions, **_):\n    time.sleep(1)\n    return [0.5] * len(completions)\n", 6
+    )
+    scorer = TaskScorer(task, 3)
+    scorer.score(groups(task)[:3])  # starts the processes
+    asked = groups(task)
+    began = time.monotonic()
+    for group in asked:
+        scorer.begin(group)
+    assert time.monotonic() - began < 0.5
+    scorer.score(asked)
+    assert 2 <= time.monotonic() - began < 4.5  # one after another they take 6 s
+
+
+def test_a_reward_function_that_fails_is_told_of_the_first_group_it_fails_on(tmp_path: Path) -> None:
+    code = """
+def f(completions, **_):
+    with open(__file__ + ".calls", "a") as file:
+        file.write(completions[0] + "\\n")
+    if completions[0] == "p1":
+        raise ValueError("I do not like it")
+    return [0.0] * len(completions)
+"""
+    task = own(tmp_path, code.replace("p1", own(tmp_path, COUNTS, 5).prompts[1].id), prompts=5)
+    scorer = TaskScorer(task, 1)
+    asked = groups(task)
+    for group in asked:
+        scorer.begin(group)
+    with pytest.raises(RewardError, match="I do not like it"):
+        scorer.score(asked)
+    calls = (tmp_path / "rewards.py.calls").read_text().split()
+    assert len(calls) == 2, "the others are not tried"
+    assert scorer.score(asked[2:3])[0].rewards.tolist() == [0.0, 0.0]
