@@ -404,7 +404,14 @@ class TrainingSettings(Section):
         ge=0,
         le=3,
         description="What the ranks split among them: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too. "
-        "One rank splits nothing; in bfloat16 several split the optimizer state at 0 too.",
+        "One rank splits nothing; in bfloat16 several split the optimizer state at 0 too. With offload it is 2 at "
+        "least.",
+    )
+    offload: Literal["optimizer", "parameters"] | None = Field(
+        default=None,
+        description="What ranks on GPUs keep in the machine's memory instead. optimizer: masters and moments, which "
+        "the CPU updates, and at zero_stage 3 gradients; parameters: the weights too, fetched when they are needed, "
+        "at zero_stage 3 only; null: nothing. Slower, and for models that do not fit otherwise.",
     )
     lora_rank: int | None = Field(
         default=None,
@@ -849,6 +856,11 @@ def _evaluation_conflicts(config: Config) -> Iterator[str]:
 
 
 def _training_conflicts(training: TrainingSettings, max_completion_length: int) -> Iterator[str]:
+    if training.offload == "parameters" and training.zero_stage < 3:
+        yield (
+            f"training.offload: parameters does not go with training.zero_stage {training.zero_stage}: DeepSpeed "
+            "offloads weights at 3 only. Set training.zero_stage: 3, or training.offload: optimizer."
+        )
     for name in ("lora_alpha", "lora_target_modules"):
         value = getattr(training, name)
         if training.lora_rank is None and value != TrainingSettings.model_fields[name].default:

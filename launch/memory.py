@@ -20,7 +20,7 @@ SAMPLING_COPIES = 3
 def rank_state_bytes(training: TrainingSettings, parameters: int, dtype: str, adapter: int = 0) -> dict[str, float]:
     """What a DeepSpeed rank holds between steps, by part (ZeRO, arXiv 1910.02054, section 3.1): AdamW has two float32
     moments, and master weights where the weights are bfloat16 or the stage splits the optimizer's state. Gradients
-    are summed in float32: 4 bytes a parameter, where the paper has 2.
+    are summed in float32: 4 bytes a parameter, where the paper has 2. Without what `rank_host_bytes` has.
 
     parameters: weights of the model. adapter: of its LoRA adapter, 0 without one; it alone has gradients then.
     """
@@ -28,10 +28,32 @@ def rank_state_bytes(training: TrainingSettings, parameters: int, dtype: str, ad
     masters = 4 if stage or dtype == "bfloat16" else 0
     trained = adapter or parameters
     reference = parameters * item if training.beta and not adapter else 0
+    weights = (parameters + adapter) * item / (ranks if stage >= 3 else 1)
+    gradients = trained * 4 / (ranks if stage >= 2 else 1)
     return {
-        "weights": (parameters + adapter) * item / (ranks if stage >= 3 else 1) + reference,
-        "gradients": trained * 4 / (ranks if stage >= 2 else 1),
-        "optimizer": trained * (8 + masters) / (ranks if stage >= 1 else 1),
+        "weights": (0.0 if training.offload == "parameters" else weights) + reference,
+        "gradients": 0.0 if training.offload and stage == 3 else gradients,
+        "optimizer": 0.0 if training.offload else trained * (8 + masters) / (ranks if stage >= 1 else 1),
+    }
+
+
+def rank_host_bytes(training: TrainingSettings, parameters: int, dtype: str, adapter: int = 0) -> dict[str, float]:
+    """What of a rank `training.offload` has in the machine's memory, at least; nothing without it. Arguments as of
+    `rank_state_bytes`.
+
+    The gradient that AdamW reads is there beside the sum of those of micro-batches, which in bfloat16 at stage 2
+    stays on the GPU; and at stage 2 the new weights, on their way back.
+    """
+    if not training.offload:
+        return {}
+    ranks, stage, item = training.ranks, zero_stage(training, dtype), ITEM_BYTES[dtype]
+    trained = adapter or parameters
+    weights = {"optimizer": 0, "parameters": parameters + adapter}[training.offload] if stage == 3 else trained
+    sums = 0 if stage == 2 and dtype == "bfloat16" else 4
+    return {
+        "weights": weights * item / ranks,
+        "gradients": trained * (4 + sums) / ranks,
+        "optimizer": trained * 12 / ranks,
     }
 
 

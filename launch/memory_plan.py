@@ -12,6 +12,7 @@ from launch.memory import (
     engine_workspace_bytes,
     logits_bytes,
     rank_buffer_bytes,
+    rank_host_bytes,
     rank_state_bytes,
     token_cache_bytes,
 )
@@ -43,11 +44,12 @@ BATCH = {True: (16_384, 1024), False: (8192, 256)}
 @dataclass(frozen=True)
 class Hardware:
     """dtype: of the weights, `bfloat16` or `float32`. gpus: that the run can use, and gpu_bytes: of the smallest of
-    them; None where it runs on CPUs."""
+    them; None where it runs on CPUs. host_bytes: of the machine that they are in; infinite for several machines."""
 
     dtype: str
     gpus: int
     gpu_bytes: float | None
+    host_bytes: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Load:
 class MemoryPlan:
     """What each engine (each of its workers) and each rank holds, in bytes by part; a rank's is empty without ranks.
 
+    host: what each rank has in the machine's memory instead (`training.offload`); empty on CPUs, whose it is.
     engines, ranks: processes, a worker of an engine being one. shared: whether an engine and a rank have one GPU
     together. engine_room, rank_room: bytes of a GPU that one may hold; infinite on a CPU, where all share the
     machine's. token_cache: bytes of a token's keys and values. loading: of the whole weights that a rank at ZeRO
@@ -72,6 +75,7 @@ class MemoryPlan:
 
     engine: Mapping[str, float]
     rank: Mapping[str, float]
+    host: Mapping[str, float]
     engines: int
     ranks: int
     hardware: Hardware
@@ -96,6 +100,7 @@ class MemoryPlan:
 EXAMPLE_PLAN = MemoryPlan(
     engine={"weights": 1.2e9, "workspace": 2.1e9, "libraries": 1.1e9, CACHE: 3.2e10},
     rank={"weights": 1.2e9, "gradients": 2.4e9, "optimizer": 7.2e9, "activations": 9e9, "libraries": 1.1e9},
+    host={},
     engines=1,
     ranks=1,
     hardware=Hardware("bfloat16", gpus=1, gpu_bytes=8e10),
@@ -123,9 +128,11 @@ def memory_plan(
         engine_room = engine.gpu_memory_utilization * gpu_bytes
         rank_room = gpu_bytes - engine_room if shared else gpu_bytes
     alone = zero_stage(config.training, dtype) == 3
+    on_gpus = ranks and gpu_bytes is not None
     return MemoryPlan(
         engine=_engine_bytes(config, shape, hardware, engine_room),
         rank=_rank_bytes(config, shape, hardware, load, shared, adapter) if ranks else {},
+        host=rank_host_bytes(config.training, shape.parameters, dtype, adapter) if on_gpus else {},
         engines=engine.engines * workers,
         ranks=ranks,
         hardware=hardware,
@@ -165,8 +172,11 @@ def _rank_bytes(
     parts["logits"] = logits_bytes(shape, dtype, load.nodes, hardware.gpu_bytes)
     parts["buffers"] = rank_buffer_bytes(training, shape.parameters, dtype)
     if hardware.gpu_bytes is None:
+        for part, size in rank_host_bytes(training, shape.parameters, dtype, adapter).items():
+            parts[part] += size  # the same memory
         return parts | {"libraries": float(LIBRARIES["rank"])}
     largest = float(ITEM_BYTES[dtype] * shape.vocab_size * shape.hidden_size)
+    parts["buffers"] += largest if training.offload else 0.0  # a gradient on its way
     parts["buffers"] += max(IPC_BUFFER_BYTES, largest) if shared else NCCL_BUFFER_BYTES
     return parts | {"libraries": float(CUDA)}
 
@@ -183,14 +193,16 @@ class Shortage:
 
 
 def refuse_shortage(plan: MemoryPlan, config: Config) -> None:
-    """Raises ConfigError with figures: what is held whatever is in a step does not fit on a GPU."""
-    if found := [*_engine_shortage(plan, config, ("weights",)), *_state_shortage(plan, config)]:
+    """Raises ConfigError with figures: what is held whatever is in a step does not fit on a GPU, or beside them."""
+    state = (*_state_shortage(plan, config), *_host_shortage(plan, config))
+    if found := [*_engine_shortage(plan, config, ("weights",)), *state]:
         raise ConfigError(*map(str, found))
 
 
 def shortages(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:
-    """What does not fit on a GPU, by all parts of the plan; nothing on a CPU."""
+    """What does not fit on a GPU, by all parts of the plan, or beside them; nothing on a CPU."""
     yield from _engine_shortage(plan, config, ("weights", "workspace", "libraries"))
+    yield from _host_shortage(plan, config)
     state = [*_state_shortage(plan, config)]
     yield from state or _update_shortage(plan, config)
 
@@ -222,15 +234,31 @@ def _state_shortage(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:
     ways = ["lower engine.gpu_memory_utilization"] if plan.shared else []
     if need > room:
         what = f"{_parts(state)}, {_gib(need)} GiB in all"
-        if training.ranks > 1 and training.zero_stage < 3:
+        if (training.ranks > 1 or training.offload) and training.zero_stage < 3:
             ways.append(f"raise training.zero_stage (now {training.zero_stage}, at most 3)")
         ways.append("raise training.ranks, on more GPUs")
+        if training.offload is None:
+            ways.append("set training.offload: optimizer")
+        elif training.offload == "optimizer":
+            ways.append("set training.offload: parameters and training.zero_stage: 3")
     advice = ", or ".join((*ways, "take a smaller model or larger GPUs"))
     yield Shortage(
         f"training.ranks: {training.ranks} at training.zero_stage {training.zero_stage} do not fit: each holds "
         f"{what}, and has {_room(plan, config)}.",
         f"{advice[0].upper()}{advice[1:]}.",
     )
+
+
+def _host_shortage(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:
+    """What ranks have in the machine's memory."""
+    held = {part: size * plan.ranks for part, size in plan.host.items()}
+    need, have = sum(held.values()), plan.hardware.host_bytes
+    if need > have:
+        yield Shortage(
+            f"training.offload: {config.training.offload} does not fit: in the machine's memory training.ranks "
+            f"{plan.ranks} hold {_parts(held)}, {_gib(need)} GiB in all, and it has {_gib(have)}.",
+            "Leave it out, train adapters with training.lora_rank, or take a smaller model or a larger machine.",
+        )
 
 
 def _update_shortage(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:

@@ -11,7 +11,7 @@ from configs.machine import machine_bytes
 from configs.schema import Config
 from generation.engine import unknown_arguments
 from launch import hardware
-from launch.memory import ITEM_BYTES, rank_state_bytes
+from launch.memory import ITEM_BYTES, rank_host_bytes, rank_state_bytes
 from rewards.prompts import Prompt
 from trainer.update.lora import targeted
 
@@ -126,15 +126,20 @@ def refuse_too_few_gpus(config: Config, gpus: int, trains: bool) -> None:
         )
 
 
-def of_little_use(config: Config, gpus: int) -> str | None:
-    """What is allowed and gains little here, in a sentence. config, gpus: see `refuse_too_few_gpus`."""
-    engine, ranks = config.engine, config.training.ranks
-    if not config.sampling.ahead or has_own_gpus(gpus, engine.engines, engine.tensor_parallel_size, ranks):
-        return None
-    return (
-        f"sampling.ahead: {config.sampling.ahead} gains little here, where engines and ranks share "
-        f"{'GPUs' if gpus else 'cores'}: each is slower while the other works. 0 lets them take turns."
-    )
+def of_little_use(config: Config, gpus: int) -> Iterator[str]:
+    """What is allowed and gains little here, in sentences. config, gpus: see `refuse_too_few_gpus`."""
+    engine, training = config.engine, config.training
+    apart = has_own_gpus(gpus, engine.engines, engine.tensor_parallel_size, training.ranks)
+    if config.sampling.ahead and not apart:
+        yield (
+            f"sampling.ahead: {config.sampling.ahead} gains little here, where engines and ranks share "
+            f"{'GPUs' if gpus else 'cores'}: each is slower while the other works. 0 lets them take turns."
+        )
+    if training.offload and not gpus:
+        yield (
+            f"training.offload: {training.offload} gains nothing here, where ranks have no GPUs: all is in the "
+            "machine's memory already. Leave it out."
+        )
 
 
 def _core_problems(config: Config, ranks: int, cores: int) -> Iterator[str]:
@@ -163,7 +168,8 @@ def _memory_problems(
     """Counts what is certain to be held, without activations and libraries. available: bytes."""
     weights, cache = parameters * ITEM_BYTES[dtype] / GIB, config.engine.kv_cache_gib
     state = rank_state_bytes(config.training, parameters, dtype, adapter)
-    parts = {name: size / GIB for name, size in state.items()}
+    moved = rank_host_bytes(config.training, parameters, dtype, adapter)  # into the same memory
+    parts = {name: (size + moved.get(name, 0.0)) / GIB for name, size in state.items()}
     engines, have = config.engine.engines, available / GIB
     need = engines * (cache + weights) + ranks * sum(parts.values())
     if need > have:

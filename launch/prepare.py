@@ -8,6 +8,7 @@ from functools import cache
 
 from configs.derived import derived
 from configs.errors import ConfigError
+from configs.machine import machine_bytes
 from configs.schema import Config
 from launch import hardware, preflight
 from launch.logger import tracking
@@ -50,11 +51,16 @@ class Prepared:
     adapter: int
     task: Task
 
+    @property
+    def host_bytes(self) -> float:
+        """Memory of the machine; infinite where there may be several."""
+        return machine_bytes() if cluster_address(self.config) is None else math.inf
+
     def memory_plan(self, gpu_bytes: float | None, trains: bool) -> MemoryPlan:
         """At whole micro-batches. gpu_bytes: of the smallest GPU; None on CPUs. trains: whether there are ranks."""
         dtype = hardware.dtype(self.config.model.dtype, gpu_bytes is not None)
         load = Load(self.context_length, self.config.training.micro_batch_tokens, bytes_per_node=None)
-        machine = Hardware(dtype, self.gpus, gpu_bytes)
+        machine = Hardware(dtype, self.gpus, gpu_bytes, self.host_bytes)
         return memory_plan(self.config, self.shape, machine, load, trains, self.adapter)
 
 

@@ -61,7 +61,7 @@ class TrainingRun:
         if begin:
             for difference in resume.refuse_another_run(begin, self._config, self._identity):
                 self._display.alarm(difference)
-        if hint := preflight.of_little_use(self._config, self._prepared.gpus):
+        for hint in preflight.of_little_use(self._config, self._prepared.gpus):
             self._display.note(hint)
         earlier = begin.record.restarts if begin else ()
         self._restarts = Restarts(self._config.run.max_restarts, self._display.alarm, earlier)

@@ -97,7 +97,7 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
         plan=memory_plan(
             config,
             replace(prepared.shape, parameters=cost.parameters),
-            Hardware(cost.dtype, prepared.gpus, cost.gpu_bytes),
+            Hardware(cost.dtype, prepared.gpus, cost.gpu_bytes, prepared.host_bytes),
             Load(prepared.context_length, micro_batch, cost.bytes_per_node),
             adapter=cost.adapter,
         ),

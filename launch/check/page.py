@@ -171,6 +171,8 @@ def _memory(plan: MemoryPlan) -> Table:
     table.add_row("all", *(_gib(sum(parts.values())) for _, _, parts, _ in kinds), style="bold")
     if plan.hardware.gpu_bytes:
         table.add_row("room on its GPU", *(_gib(room) for _, _, _, room in kinds))
+    if plan.host:
+        table.add_row("in the machine's memory", "", _gib(sum(plan.host.values())))
     return table
 
 

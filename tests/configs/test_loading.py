@@ -356,6 +356,12 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
         "less than run.max_steps (5)",
         "Lower it",
     ),
+    "weights offloaded at a stage that keeps them": (
+        ["--training.offload", "parameters"],
+        "training.offload: parameters does not go with training.zero_stage 0",
+        "DeepSpeed offloads weights at 3 only",
+        "or training.offload: optimizer",
+    ),
     "two steps ahead": (["--sampling.ahead", "2"], "sampling.ahead: 2", "at least 0 and at most 1", "else 0"),
     "a step ahead, and nothing that corrects for it": (
         ["--sampling.ahead", "1", "--training.vllm_importance_sampling_mode", "off"],

@@ -14,6 +14,7 @@ from launch.memory import (
     layer_bytes,
     logits_bytes,
     rank_buffer_bytes,
+    rank_host_bytes,
     rank_state_bytes,
     token_cache_bytes,
 )
@@ -46,6 +47,24 @@ def test_state_by_stage_and_number_format() -> None:
     assert parts("bfloat16", zero_stage=3, ranks=2) == (1000, 2000, 6000)
     assert parts("bfloat16", zero_stage=0, ranks=2) == (2000, 4000, 6000)  # at stage 1: `zero_stage`
     assert parts("bfloat16", zero_stage=3, ranks=2, beta=0.1) == (1000 + 2000, 2000, 6000)
+
+
+def test_what_is_offloaded_is_in_the_machine_s_memory() -> None:
+    """DeepSpeed's `stage_1_and_2.py` and `stage3.py` for where weights, gradients, masters and moments are."""
+
+    def parts(dtype: str, **settings: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        given = training(**settings)
+        on_gpu, beside = rank_state_bytes(given, 1000, dtype), rank_host_bytes(given, 1000, dtype)
+        return tuple(on_gpu.values()), tuple(beside.values())
+
+    assert parts("bfloat16", zero_stage=3, ranks=2)[1] == ()
+    assert parts("bfloat16", offload="optimizer") == ((2000, 4000, 0), (2000, 4000, 12_000))
+    assert parts("float32", offload="optimizer") == ((4000, 4000, 0), (4000, 8000, 12_000))
+    assert parts("bfloat16", offload="optimizer", ranks=2) == ((2000, 2000, 0), (1000, 2000, 6000))
+    three = {"zero_stage": 3, "ranks": 2}
+    assert parts("bfloat16", offload="optimizer", **three) == ((1000, 0, 0), (0, 4000, 6000))
+    assert parts("bfloat16", offload="parameters", **three) == ((0, 0, 0), (1000, 4000, 6000))
+    assert parts("bfloat16", offload="parameters", beta=0.1, **three)[0] == (2000, 0, 0)  # the reference
 
 
 def test_an_adapter_alone_is_trained() -> None:

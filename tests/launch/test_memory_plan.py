@@ -1,5 +1,6 @@
 """Whether a run fits on its GPUs, told before anything starts."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,13 +83,42 @@ def test_ranks_that_cannot_hold_their_state_are_refused() -> None:
         "training.ranks: 8 at training.zero_stage 1 do not fit: each holds 15.3 GiB of weights, 30.5 GiB of "
         "gradients, 11.4 GiB of optimizer, 57.2 GiB in all, and has 41.0 GiB of a GPU's 74.5 beside "
         "engine.gpu_memory_utilization 0.45. Lower engine.gpu_memory_utilization, or raise training.zero_stage "
-        "(now 1, at most 3), or raise training.ranks, on more GPUs, or take a smaller model or larger GPUs."
+        "(now 1, at most 3), or raise training.ranks, on more GPUs, or set training.offload: optimizer, or take a "
+        "smaller model or larger GPUs."
     ) in message
     alone = refused(2)
     assert "training.ranks: 1" in alone and "137.3 GiB in all, and has 74.5 GiB of a GPU's 74.5. Raise " in alone
     assert "training.zero_stage (" not in alone  # one rank has nothing to split
     plan, config = planned(**{**SHARED, "training": {"ranks": 8, "zero_stage": 3}})
     refuse_shortage(plan, config)
+
+
+def test_offloading_makes_room_on_gpus_and_takes_the_machine_s_memory() -> None:
+    """The eight ranks that do not fit above."""
+    offloaded = {**SHARED, "training": {"ranks": 8, "offload": "optimizer"}}
+    plan, config = planned(**offloaded)
+    refuse_shortage(plan, config)
+    assert plan.rank["optimizer"] == 0 and plan.rank["gradients"] == 4 * EIGHT.parameters / 8
+    assert sum(plan.host.values()) == (2 + 4 + 12) * EIGHT.parameters / 8
+    assert plan.rank["buffers"] == 2 * 5e8 + 2 * 2 * 151_936 * 4096  # ZeRO 2's, IPC's, and a gradient on its way
+    small = replace(plan, hardware=replace(plan.hardware, host_bytes=128 * GIB))
+    shortage = next(shortages(small, config))
+    with pytest.raises(ConfigError) as error:
+        refuse_shortage(small, config)
+    assert str(error.value) == str(shortage)
+    assert str(shortage) == (
+        "training.offload: optimizer does not fit: in the machine's memory training.ranks 8 hold 15.3 GiB of "
+        "weights, 30.5 GiB of gradients, 91.5 GiB of optimizer, 137.3 GiB in all, and it has 128.0. Leave it out, "
+        "train adapters with training.lora_rank, or take a smaller model or a larger machine."
+    )
+    without, config = planned(0, None, training={"offload": "optimizer"})
+    assert without.host == {} and without.rank["optimizer"] == 12 * EIGHT.parameters  # on a CPU it is one memory
+
+
+def test_a_rank_that_offloads_its_optimizer_may_offload_its_weights() -> None:
+    message = refused(1, 40e9, training={"offload": "optimizer"}, engine={"gpu_memory_utilization": 0.7})
+    assert "raise training.zero_stage (now 1, at most 3)" in message
+    assert "set training.offload: parameters and training.zero_stage: 3" in message
 
 
 def test_whole_weights_that_ranks_begin_with_are_refused() -> None:
@@ -148,3 +178,7 @@ def test_a_run_that_does_not_fit_is_refused_while_it_is_prepared(
         prepare.prepare(config, trains=True)
     monkeypatch.setattr(hardware, "gpu_bytes", lambda: 80 << 30)
     assert prepare.prepare(config, trains=True).memory_plan(80 << 30, True).shared
+    monkeypatch.setattr(prepare, "machine_bytes", lambda: 1 << 20)
+    offload = config.training.model_copy(update={"offload": "optimizer"})
+    with pytest.raises(ConfigError, match=r"training\.offload: optimizer does not fit"):
+        prepare.prepare(config.model_copy(update={"training": offload}), trains=True)

@@ -53,10 +53,17 @@ def test_held_out_prompts_that_are_trained_on_are_counted_and_refused() -> None:
 
 def test_a_step_ahead_is_said_to_gain_little_where_engines_and_ranks_share() -> None:
     ahead = {"sampling": {"ahead": 1}}
-    assert "share cores" in str(preflight.of_little_use(config(0, **ahead), 0))
-    assert "share GPUs" in str(preflight.of_little_use(config(1, **ahead), 1))
-    assert preflight.of_little_use(config(2, **ahead), 2) is None
-    assert preflight.of_little_use(config(1), 1) is None
+    (cores,) = preflight.of_little_use(config(0, **ahead), 0)
+    (gpus,) = preflight.of_little_use(config(1, **ahead), 1)
+    assert "share cores" in cores and "share GPUs" in gpus
+    assert not [*preflight.of_little_use(config(2, **ahead), 2), *preflight.of_little_use(config(1), 1)]
+
+
+def test_offloading_is_said_to_gain_nothing_without_gpus() -> None:
+    offload = {"training": {"offload": "optimizer"}}
+    (hint,) = preflight.of_little_use(config(0, **offload), 0)
+    assert hint.startswith("training.offload: optimizer gains nothing here") and hint.endswith("Leave it out.")
+    assert not [*preflight.of_little_use(config(1, **offload), 1)]
 
 
 def test_no_prompts() -> None:
@@ -197,6 +204,14 @@ def test_what_ranks_hold_follows_from_the_zero_stage(stage: int, need: float) ->
     )
     assert f"{need + 4:.1f} GiB in all" in message
     refuse_too_large(config(engine={"kv_cache_gib": 1}, **sections), GIB, gpu=False, trains=False)
+
+
+@pytest.mark.usefixtures("machine")
+def test_without_gpus_what_is_offloaded_takes_the_same_memory() -> None:
+    """And the gradients once more that AdamW reads there, their sums, and the new weights."""
+    float32, offload = {"dtype": "float32"}, {"offload": "optimizer"}
+    message = too_large(True, False, GIB, model=float32, training=offload)
+    assert "8.0 GiB of weights, 12.0 GiB of gradients, 12.0 GiB of optimizer" in message
 
 
 @pytest.mark.usefixtures("machine")

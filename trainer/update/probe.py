@@ -105,7 +105,8 @@ def probe(
     seconds = seconds_more + further * max(0.0, seconds_more - seconds_few)
     kept = layers * (bytes_more - bytes_few) / (more - few) if more > few else bytes_few
 
-    master = torch.nn.Parameter(torch.zeros(BLOCK, device=device))
+    block = torch.zeros(BLOCK, device=device)
+    master = torch.nn.Parameter(block.cpu() if training.offload else block)
     master.grad = torch.ones_like(master)
     optimizer = torch.optim.AdamW([master], fused=True)  # as `rank.deepspeed_config` has it
     nodes = len(forest.token_ids)
@@ -119,7 +120,7 @@ def probe(
         seconds_per_node=seconds / nodes,
         bytes_per_node=kept / nodes,
         seconds_per_parameter=_fastest(optimizer.step, gpu) / BLOCK,
-        seconds_per_byte=_fastest(lambda: master.detach().clone(), gpu) / (4 * BLOCK),
+        seconds_per_byte=_fastest(block.clone, gpu) / (4 * BLOCK),
     )
 
 

@@ -49,9 +49,20 @@ class RankSpec:
 
 def zero_stage(training: TrainingSettings, dtype: str) -> int:
     """The ZeRO stage that ranks run at. One rank has nothing to split, and stage 0 spares it the copies that others
-    make to split. In bfloat16 DeepSpeed sums gradients in float32 from stage 1 on."""
+    make to split. In bfloat16 DeepSpeed sums gradients in float32 from stage 1 on. It offloads from there on too; but
+    at stage 1 it holds all gradients on the GPU, some twice, and rounds their sum to bfloat16."""
+    if training.offload:
+        return max(training.zero_stage, 2)
     stage = training.zero_stage if training.ranks > 1 else 0
     return max(stage, 1) if dtype == "bfloat16" else stage
+
+
+OFFLOADED: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "optimizer": ("offload_optimizer",),
+    "parameters": ("offload_optimizer", "offload_param"),
+}
+"""`training.offload` in DeepSpeed's words. It pins that memory where there is a GPU."""
 
 
 def deepspeed_config(training: TrainingSettings, dtype: str) -> dict[str, Any]:
@@ -67,7 +78,7 @@ def deepspeed_config(training: TrainingSettings, dtype: str) -> dict[str, Any]:
         "bf16": {"enabled": dtype == "bfloat16", "immediate_grad_update": True},
         # Sums of many micro-batches would lose their small terms in bfloat16.
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage} | {part: {"device": "cpu"} for part in OFFLOADED[training.offload]},
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -143,7 +154,7 @@ class Rank:
             config=deepspeed_config(spec.training, spec.dtype),
             lr_scheduler=schedule,
         )
-        if world_size == 1:
+        if world_size == 1 and not spec.training.offload:  # which copies gradients as they are averaged
             # DeepSpeed would copy all gradients to and fro for an average over one rank.
             self._engine.enable_backward_allreduce = False
         self.policy_version: int | None = 0
