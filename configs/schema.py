@@ -2,11 +2,11 @@
 a value are made from this file. Names follow TRL and vLLM where they have one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 MINIMUM_TEMPERATURE = 0.1
@@ -541,6 +541,15 @@ class TrainingSettings(Section):
     threads: int | None = Field(
         default=None, ge=1, le=10_000, description="CPU threads per rank; null shares out the cores."
     )
+    deepspeed: dict[Name, JsonValue] = Field(
+        default={},
+        max_length=100,
+        description="More of DeepSpeed's configuration, as in {zero_optimization: {overlap_comm: true}}; what Cohort "
+        "gives itself is refused.",
+        json_schema_extra=remedy(
+            "Write it as {zero_optimization: {reduce_bucket_size: 100000000}}, or leave it out for none."
+        ),
+    )
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod
@@ -772,6 +781,28 @@ VLLM_OWN = {
 }
 """Arguments of vLLM's `LLM` that the engine gives, and the settings that they follow, if any."""
 
+DEEPSPEED_OWN = {
+    **dict.fromkeys(("train_batch_size", "train_micro_batch_size_per_gpu"), "training.micro_batch_tokens"),
+    "gradient_accumulation_steps": "training.micro_batch_tokens",
+    "gradient_clipping": "training.max_grad_norm",
+    **dict.fromkeys(("bf16", "bfloat16", "fp16", "torch_autocast", "data_types.param_dtype"), "model.dtype"),
+    "zero_optimization.stage": "training.zero_stage",
+    **dict.fromkeys((f"zero_optimization.offload_{part}" for part in ("optimizer", "param")), "training.offload"),
+    **dict.fromkeys((f"zero_optimization.cpu_offload{part}" for part in ("", "_param")), "training.offload"),
+    "zero_optimization.cpu_offload_use_pin_memory": "training.offload",
+    "optimizer.params.lr": "training.learning_rate",
+    "optimizer.params.betas": "training.adam_beta1 and training.adam_beta2",
+    "optimizer.params.weight_decay": "training.weight_decay",
+    "optimizer.params.max_grad_norm": "training.max_grad_norm",
+    "scheduler": "training.lr_scheduler_type",
+    **dict.fromkeys(("optimizer.type", "optimizer.params.torch_adam", "optimizer.params.fused"), ""),
+    **dict.fromkeys(("optimizer.params.adam_w_mode", "optimizer.params.amsgrad", "optimizer.params.foreach"), ""),
+    **dict.fromkeys(("managed_gradient_accumulation", "gradient_allreduce_op", "steps_per_print"), ""),
+    **dict.fromkeys(("data_types.grad_accum_dtype", "zero_optimization.compute_grad_norm"), ""),
+}
+"""Of DeepSpeed's configuration what `trainer.update.rank.deepspeed_config` gives, or counts on being as it is without
+it, and the settings that it follows, if any."""
+
 
 def _conflicts(config: Config) -> Iterator[str]:
     """Settings that are fine one by one and cannot work together."""
@@ -809,6 +840,9 @@ def _conflicts(config: Config) -> Iterator[str]:
     if own := sorted(VLLM_OWN.keys() & config.engine.vllm.keys()):
         instead = f", and set {VLLM_OWN[own[0]]}" if VLLM_OWN[own[0]] else ""
         yield f"engine.vllm: {own[0]} is not allowed: Cohort gives it itself. Leave it out{instead}."
+    if own := [name for name in DEEPSPEED_OWN if _gives(training.deepspeed, name)]:
+        instead = f", and set {DEEPSPEED_OWN[own[0]]}" if DEEPSPEED_OWN[own[0]] else ""
+        yield f"training.deepspeed: {own[0]} is not allowed: Cohort gives it itself. Leave it out{instead}."
     if own := sorted(TEMPLATE_OWN & config.model.chat_template_kwargs.keys()):
         yield (
             f"model.chat_template_kwargs: {own[0]} is not allowed: Cohort gives it itself. Leave it out, and name "
@@ -833,6 +867,14 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"sampling.temperature ({sampling.temperature}), where every rescue starts. Raise it, or set "
             "signal.rescue: false."
         )
+
+
+def _gives(values: object, name: str) -> bool:
+    """Whether nested mappings have a value for a dotted name, or something that is no mapping on the way to it."""
+    key, _, rest = name.partition(".")
+    if not isinstance(values, Mapping):
+        return True
+    return key in values and (not rest or _gives(values[key], rest))
 
 
 def _evaluation_conflicts(config: Config) -> Iterator[str]:

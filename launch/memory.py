@@ -7,8 +7,8 @@ from trainer.update.rank import zero_stage
 
 ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
-BUCKET, LIVE = 5e8, 1e9
-"""DeepSpeed's defaults, in elements: gradients that are reduced at once, and weights that are whole at once."""
+BUCKET, LIVE = ("reduce_bucket_size", 5e8), ("stage3_max_live_parameters", 1e9)
+"""DeepSpeed's names and defaults, in elements: gradients reduced at once, and weights that are whole at once."""
 
 LOGITS_COPIES = 3
 """The logits of some parents, their softmax, and the gradient."""
@@ -61,9 +61,16 @@ def rank_buffer_bytes(training: TrainingSettings, parameters: int, dtype: str) -
     """Buffers of an update (`deepspeed.runtime.zero`): from stage 2 on gradients on their way to the rank that keeps
     them, at stage 3 weights that are gathered."""
     stage, item = zero_stage(training, dtype), ITEM_BYTES[dtype]
-    gradients = BUCKET if stage >= 2 else 0.0
-    gathered = min(LIVE, parameters) if stage >= 3 else 0.0
+    gradients = _elements(training, *BUCKET) if stage >= 2 else 0.0
+    gathered = min(_elements(training, *LIVE), parameters) if stage >= 3 else 0.0
     return (gradients + gathered) * item
+
+
+def _elements(training: TrainingSettings, name: str, default: float) -> float:
+    """As `training.deepspeed` has it, if it does."""
+    zero = training.deepspeed.get("zero_optimization")
+    given = zero.get(name) if isinstance(zero, dict) else None
+    return float(given) if isinstance(given, int | float) else default
 
 
 def layer_bytes(shape: ModelShape, dtype: str) -> float:

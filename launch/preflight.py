@@ -47,14 +47,19 @@ def refuse_misfits(
 
 
 def refuse_unknown_arguments(config: Config) -> None:
-    """Raises ConfigError: `engine.vllm` names what vLLM does not know. Imports vLLM if there is anything to check."""
-    if not config.engine.vllm:
-        return
-    problems = [
-        f"engine.vllm: vLLM's LLM has no argument {name}. "
-        + (f"Did you mean {' or '.join(near)}?" if near else "Correct it, or leave it out.")
-        for name, near in unknown_arguments(config.engine.vllm).items()
-    ]
+    """Raises ConfigError: `engine.vllm` or `training.deepspeed` names what vLLM or DeepSpeed does not know. Imports
+    them if there is anything to check."""
+    problems: list[str] = []
+    if config.engine.vllm:
+        problems += [
+            f"engine.vllm: vLLM's LLM has no argument {name}. "
+            + (f"Did you mean {' or '.join(near)}?" if near else "Correct it, or leave it out.")
+            for name, near in unknown_arguments(config.engine.vllm).items()
+        ]
+    if config.training.deepspeed:
+        from trainer.update.passed_on import refusals
+
+        problems += [f"training.deepspeed: {refusal}" for refusal in refusals(config.training)]
     if problems:
         raise ConfigError(*problems)
 

@@ -41,6 +41,36 @@ def test_what_an_engine_gives_vllm_itself_is_not_passed_on(name: str, instead: s
     assert instead in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "instead"),
+    [
+        ({"gradient_clipping": 1.0}, "gradient_clipping", "and set training.max_grad_norm"),
+        ({"optimizer": {"params": {"eps": 1e-6, "lr": 1.0}}}, "optimizer.params.lr", "set training.learning_rate"),
+        ({"zero_optimization": {"stage": 3}}, "zero_optimization.stage", "and set training.zero_stage"),
+        ({"zero_optimization": True}, "zero_optimization.stage", "and set training.zero_stage"),
+        ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, "offload_param", "set training.offload"),
+        ({"bf16": {}}, "bf16", "and set model.dtype"),
+        ({"steps_per_print": 10}, "steps_per_print", "Leave it out."),
+    ],
+)
+def test_what_ranks_give_deepspeed_themselves_is_not_passed_on(given: Any, name: str, instead: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(COMPARISON, {"training": {"deepspeed": {"wall_clock_breakdown": True, **given}}})
+    assert f"{name} is not allowed: Cohort gives it itself" in str(error.value)
+    assert instead in str(error.value)
+
+
+def test_what_is_passed_on_to_deepspeed_may_be_nested(tmp_path: Path) -> None:
+    passed = {
+        "zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 1000},
+        "communication_data_type": None,
+    }
+    text = "{zero_optimization: {overlap_comm: true, reduce_bucket_size: 1000}, communication_data_type: null}"
+    config = parse(COMPARISON, ["--training.deepspeed", text])
+    assert config.training.deepspeed == passed
+    assert load(write(tmp_path, dump(config))) == config
+
+
 def test_comparison_is_a_recipe() -> None:
     assert COMPARISON in RECIPES
 
@@ -361,6 +391,12 @@ REFUSED: dict[str, tuple[list[str], str, str, str]] = {
         "training.offload: parameters does not go with training.zero_stage 0",
         "DeepSpeed offloads weights at 3 only",
         "or training.offload: optimizer",
+    ),
+    "no mapping for DeepSpeed": (
+        ["--training.deepspeed", "zero"],
+        "training.deepspeed: zero is not allowed",
+        "names with a value for each",
+        "leave it out for none",
     ),
     "two steps ahead": (["--sampling.ahead", "2"], "sampling.ahead: 2", "at least 0 and at most 1", "else 0"),
     "a step ahead, and nothing that corrects for it": (

@@ -86,6 +86,8 @@ def test_buffers_are_deepspeeds() -> None:
         assert many == 2 * elements
     small = rank_buffer_bytes(training(ranks=2, zero_stage=3), 1000, "bfloat16")
     assert small == 2 * (zero.reduce_bucket_size + 1000)
+    passed = {"zero_optimization": {"reduce_bucket_size": 7, "stage3_max_live_parameters": 70}}
+    assert rank_buffer_bytes(training(ranks=2, zero_stage=3, deepspeed=passed), 1000, "bfloat16") == 2 * 77
 
 
 LAYERS: Any = {

@@ -253,6 +253,38 @@ def test_arguments_that_vllm_does_not_know() -> None:
     assert "engine.vllm: vLLM's LLM has no argument max_num_sequences. Did you mean max_num_seqs" in str(error.value)
 
 
+def passed_on(**deepspeed: Any) -> str:
+    with pytest.raises(ConfigError) as error:
+        preflight.refuse_unknown_arguments(config(training={"deepspeed": deepspeed}))
+    return str(error.value)
+
+
+def test_what_deepspeed_does_not_know_or_take() -> None:
+    known = {
+        "zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 1000, "stage3_prefetch_bucket_size": 10},
+        "optimizer": {"params": {"eps": 1e-6}},
+        "flops_profiler": {"enabled": True},
+        "communication_data_type": "fp32",
+        "wall_clock_breakdown": True,
+    }
+    preflight.refuse_unknown_arguments(config(training={"deepspeed": known}))
+    for given, near in (
+        ({"wall_clock_breakdwon": True}, "wall_clock_breakdwon. Did you mean wall_clock_breakdown"),
+        (
+            {"zero_optimization": {"reduce_bucket_sise": 1000}},
+            "zero_optimization.reduce_bucket_sise. Did you mean reduce_bucket_size",
+        ),
+        ({"optimizer": {"params": {"epss": 1e-6}}}, "optimizer.params.epss. Did you mean eps"),
+        ({"flops_profiler": {"enable": True}}, "flops_profiler.enable. Did you mean enabled"),
+        ({"xyzzy": 1}, "xyzzy. Correct it, or leave it out."),
+    ):
+        assert f"training.deepspeed: DeepSpeed has no setting {near}" in passed_on(**given)
+    message = passed_on(zero_optimization={"reduce_bucket_size": 0}, communication_data_type="fp8", nebula={})
+    assert "does not take zero_optimization.reduce_bucket_size 0: Input should be greater than 0. Correct" in message
+    assert "does not take communication_data_type 'fp8': " in message and "['fp16', 'bf16', 'fp32']" in message
+    assert "does not take nebula {}: Nebula checkpointing has been removed" in message
+
+
 def test_gpus_that_cannot_share_the_heads_evenly() -> None:
     for workers in (1, 2, 3, 6):
         preflight.refuse_uneven_heads(config(8, engine={"tensor_parallel_size": workers}), 6)

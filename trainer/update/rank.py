@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from configs.loading import merged
 from configs.schema import TrainingSettings
 from trainer.update import lora
 from trainer.update.forest import Forest
@@ -66,9 +67,10 @@ OFFLOADED: dict[str | None, tuple[str, ...]] = {
 
 
 def deepspeed_config(training: TrainingSettings, dtype: str) -> dict[str, Any]:
-    """DeepSpeed's configuration: ZeRO stage, bf16 weights with float32 masters and gradients, AdamW, clipping."""
+    """DeepSpeed's configuration: ZeRO stage, bf16 weights with float32 masters and gradients, AdamW, clipping; and
+    what `training.deepspeed` adds, which names none of these (`DEEPSPEED_OWN`)."""
     stage = zero_stage(training, dtype)
-    return {
+    own = {
         "train_micro_batch_size_per_gpu": 1,
         # The number of micro-batches differs from step to step: `Rank.update` sets the boundary itself.
         "gradient_accumulation_steps": 1,
@@ -91,6 +93,7 @@ def deepspeed_config(training: TrainingSettings, dtype: str) -> dict[str, Any]:
         },
         "steps_per_print": 10**9,
     }
+    return merged(own, training.deepspeed)
 
 
 class Rank:
