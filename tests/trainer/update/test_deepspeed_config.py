@@ -49,6 +49,16 @@ def test_nothing_that_ranks_give_can_be_passed_on(ranks: int, offload: Any) -> N
         assert any(".".join(parts[:count]) in DEEPSPEED_OWN for count in range(1, len(parts) + 1)), name
 
 
+def test_what_is_offloaded() -> None:
+    def zero(**training: Any) -> Any:
+        return deepspeed_config(TrainingSettings(ranks=1, **training), "float32")["zero_optimization"]
+
+    cpu = {"device": "cpu"}
+    assert zero() == {"stage": 0}
+    assert zero(offload="optimizer") == {"stage": 2, "offload_optimizer": cpu}  # never at 1: `zero_stage`
+    assert zero(offload="parameters", zero_stage=3) == {"stage": 3, "offload_optimizer": cpu, "offload_param": cpu}
+
+
 def test_what_is_passed_on_stands_beside_what_ranks_give() -> None:
     config = deepspeed_config(TrainingSettings(ranks=2, zero_stage=2, deepspeed=PASSED), "float32")
     assert config["zero_optimization"] == {"stage": 2} | PASSED["zero_optimization"]
