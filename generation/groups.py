@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,29 @@ class Group:
     completions: distinct in (token_ids, finish_reason), most frequent first.
     temperature: what the samples were drawn at.
     policy_version: version k is what the engines hold after update k; 0 is the model as loaded.
+
+    Pickled as a few long arrays: engines send hundreds of completions, and an array costs more than its numbers.
     """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
     temperature: float
     policy_version: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        tokens = [completion.token_ids for completion in self.completions]
+        logprobs = [completion.logprobs for completion in self.completions]
+        return _unpickled, (
+            self.prompt,
+            np.concatenate([np.empty(0, np.int32), *tokens]),
+            np.concatenate([np.empty(0, np.float32), *logprobs]),
+            self.lengths,
+            [completion.text for completion in self.completions],
+            [completion.finish_reason for completion in self.completions],
+            [completion.count for completion in self.completions],
+            self.temperature,
+            self.policy_version,
+        )
 
     @cached_property
     def num_generations(self) -> int:
@@ -61,6 +78,26 @@ class Group:
     def lengths(self) -> NDArray[np.int64]:
         """[completions] tokens of each completion."""
         return np.array([len(completion.token_ids) for completion in self.completions], dtype=np.int64)
+
+
+def _unpickled(
+    prompt: Prompt,
+    token_ids: NDArray[np.int32],
+    logprobs: NDArray[np.float32],
+    lengths: NDArray[np.int64],
+    texts: Sequence[str],
+    finish_reasons: Sequence[FinishReason],
+    counts: Sequence[int],
+    temperature: float,
+    policy_version: int,
+) -> Group:
+    """token_ids, logprobs: [sum of lengths], one completion after another."""
+    ends = np.cumsum(lengths).tolist()
+    completions = tuple(
+        Completion(token_ids[start:end], text, logprobs[start:end], reason, count)
+        for start, end, text, reason, count in zip([0, *ends], ends, texts, finish_reasons, counts, strict=False)
+    )
+    return Group(prompt, completions, temperature, policy_version)
 
 
 def tree_nodes(sequences: Iterable[Sequence[int]]) -> int:
