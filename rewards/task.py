@@ -57,7 +57,7 @@ class Task:
         """
         distinct: dict[tuple[str, bool], Answer] = {}
         for text, cut, tokens in zip(texts, truncated, token_ids, strict=True):
-            distinct.setdefault((text, cut), Answer(text, cut, tuple(map(int, tokens)), policy_version))
+            distinct.setdefault((text, cut), Answer(text, cut, tuple(tokens), policy_version))
         verdicts = dict(zip(distinct, self.judge(prompt, list(distinct.values())), strict=True))
         return tuple(verdicts[key] for key in zip(texts, truncated, strict=True))
 
