@@ -36,7 +36,7 @@ The one thing that a step changes besides the state is the ranks' weights, at it
 state and ranks as they were, and what comes after needs nothing but the state.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from generation.engine import SampleRequest, seed_of
@@ -53,9 +53,9 @@ from trainer.signal.advantages import Lesson
 from trainer.signal.overlong import soft_punished
 from trainer.signal.rollout import Rollout, Sampled
 from trainer.signal.thinning import thinned
-from trainer.signal.treatment import is_stuck, treat
+from trainer.signal.treatment import Treated, is_stuck, treat
 from trainer.state import RunState
-from trainer.update.forest import pack
+from trainer.update.forest import Batch, pack
 
 Elapsed = Callable[[], float]
 """Seconds of the run so far."""
@@ -89,8 +89,7 @@ def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> tuple[Hap
     punished = [soft_punished(group, limit, cache) for group in scored]
     treated = treat(run, state.without_best(run).mode, rollouts, punished, state.memory)
     begun = _begin(run, state.with_groups(run, treated, scored), ports) if config.sampling.ahead else None
-    lessons = [_thinned(run, state, one.lesson) for one in treated if one.lesson is not None]
-    batch = pack(lessons, config.training.ranks, config.training.micro_batch_tokens) if lessons else None
+    batch = packed(run, state, treated)
     base = config.sampling.temperature
     drifts = tuple(
         state.drift.of(rollout.prompt, group) if group.temperature == base else None
@@ -110,6 +109,13 @@ def step(run: Run, state: RunState, ports: Ports, elapsed: Elapsed) -> tuple[Hap
         times=Times(start, synced, sampled, judged, updated, collected=updated),
     )
     return happened, begun
+
+
+def packed(run: Run, state: RunState, treated: Sequence[Treated]) -> Batch | None:
+    """What the ranks get of the step's groups; None if no group teaches. state: before the step."""
+    training = run.config.training
+    lessons = [_thinned(run, state, one.lesson) for one in treated if one.lesson is not None]
+    return pack(lessons, training.ranks, training.micro_batch_tokens) if lessons else None
 
 
 def collected(

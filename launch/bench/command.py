@@ -21,7 +21,7 @@ WIDTH = 132
 
 def bench(arguments: Sequence[str]) -> int:
     """Measures as asked; the exit status."""
-    if arguments and arguments[0] in ("controller", "learn"):
+    if arguments and arguments[0] in ("controller", "growth", "learn"):
         command = import_module(f"launch.bench.{arguments[0]}")
         return int(command.bench(arguments[1:]))
     if not arguments or {"-h", "--help"} & {*arguments}:

@@ -22,6 +22,7 @@ HELP = """\
 usage: cohort bench {generation,update,step} [CONFIG] [--option value ...] [--section.key value ...]
        cohort bench learn [CONFIG] [--option value ...]
        cohort bench controller [--output FOLDER]
+       cohort bench growth [--output FOLDER]
 
 Measures our way and the plain way of the same work, in turn, on a real model and task:
 
@@ -30,7 +31,7 @@ Measures our way and the plain way of the same work, in turn, on a real model an
   step         whole steps through the processes of `cohort train`, with all of the above
 
 And reward against seconds, beside TRL: `cohort bench learn --help`; and, without a model, what the controller adds to
-a step: `cohort bench controller --help`.
+a step: `cohort bench controller --help`, and up to 64 engines and ranks: `cohort bench growth --help`.
 
 Prints a table, and writes bench-WHAT.json (machine, versions, configuration, every raw figure) and bench-WHAT.png.
 CONFIG is a YAML file; without one it is the shipped comparison.yaml. Settings are those of `cohort train --help`; the
