@@ -78,7 +78,7 @@ REPEATS, ENOUGH = 3, 20.0
 """Steps that are timed, of which the table shows the median, and the seconds after which there are no more."""
 
 AT_ONCE = 4
-"""Processes that start together; of more Ray complains."""
+"""Processes that start together: Ray gives each a minute."""
 
 START_SECONDS = 600.0
 """That processes have to start, or to answer a question that is not timed."""

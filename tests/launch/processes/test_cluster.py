@@ -1,10 +1,12 @@
 """Addresses where no cluster is; what a Ray of our own is told. Whole runs are in tests/end_to_end."""
 
+import gc
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,14 @@ def refusal(address: str) -> tuple[str, float]:
     with pytest.raises(ConfigError) as refused, connected(samples.config(cluster={"address": address})):
         pass
     return str(refused.value), time.monotonic() - began
+
+
+def test_the_garbage_collector_leaves_alone_what_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_ours", nullcontext)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with connected(samples.config()):
+        assert gc.get_freeze_count() > 10_000
+    assert not gc.get_freeze_count()
 
 
 def test_an_address_without_a_server_is_refused_at_once() -> None:
