@@ -362,7 +362,18 @@ def _judge(prompt: Prompt, answers: Sequence[Answer]) -> list[Verdict]:
 def table(timed: Sequence[Timed]) -> Table:
     """A row for each."""
     found = Table(title="The controller's share of a step, seconds", title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("engines", "ranks", "prompts", "tokens", "distinct", "step", "controller", "busy", "share", *PHASES):
+    for name in (
+        "engines",
+        "ranks",
+        "prompts",
+        "tokens",
+        "distinct",
+        "simulated",
+        "controller",
+        "busy",
+        "share",
+        *PHASES,
+    ):
         found.add_column(name, justify="right", no_wrap=True)
     for one in timed:
         load = one.load
@@ -372,7 +383,7 @@ def table(timed: Sequence[Timed]) -> Table:
             f"{load.prompts:,}",
             f"{load.tokens:,}",
             f"{load.distinct or 'all'}",
-            f"{one.simulated:.3g}",
+            f"{one.simulated:,.2f}",
             f"{one.seconds.median:.2f}",
             f"{one.busy:.2f}",
             f"{one.share:.1%}",
@@ -408,7 +419,7 @@ def draw(timed: Sequence[Timed]) -> Figure:
         axes.barh(names, widths, left=left, height=0.6, label=f"{phase}: {what}")
         left = [before + width for before, width in zip(left, widths, strict=True)]
     for row, one in enumerate(timed):
-        axes.text(left[row], row, f"  {one.share:.1%} of {one.simulated + one.seconds.median:.3g} s", va="center")
+        axes.text(left[row], row, f"  {one.share:.1%} of {one.simulated + one.seconds.median:,.1f} s", va="center")
     axes.axvline(100 * AIM, color="0.3", linestyle=":")
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max([*left, 100 * AIM]))
