@@ -328,9 +328,9 @@ def _step(run: Run, state: RunState, ports: Ports, measured: _Measured) -> tuple
     phases = measured.seconds
     start = time.perf_counter()
     packed(run, before, happened.treated)  # once more, by itself
-    pack = time.perf_counter() - start
-    phases["treat"] = stepped - began - sum(phases.values()) - pack
-    phases["pack"] = pack
+    both = stepped - began - sum(phases.values())
+    phases["pack"] = min(time.perf_counter() - start, both)
+    phases["treat"] = both - phases["pack"]
     phases["remember"] = over - stepped
     phases["collect"] -= measured.making()
     return state, phases, busy
@@ -419,10 +419,12 @@ def draw(timed: Sequence[Timed]) -> Figure:
         axes.barh(names, widths, left=left, height=0.6, label=f"{phase}: {what}")
         left = [before + width for before, width in zip(left, widths, strict=True)]
     for row, one in enumerate(timed):
-        axes.text(left[row], row, f"  {one.share:.1%} of {one.simulated + one.seconds.median:,.1f} s", va="center")
-    axes.axvline(100 * AIM, color="0.3", linestyle=":")
+        whole = one.simulated + one.seconds.median
+        axes.text(left[row], row, f"  {one.share:.1%} of {whole:,.1f} s", va="center")
+    axes.axvline(100 * AIM, color="0.7", linestyle=":", zorder=0)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max([*left, 100 * AIM]))
+    axes.set_ylabel("engines + ranks, prompts × tokens")
     axes.set_xlabel(f"controller, % of a step, {NUM_GENERATIONS} completions a prompt, all distinct; dotted: aim")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)

@@ -32,7 +32,7 @@ def test_it_times_real_steps_through_real_processes(
     for one in (first, second):
         assert one["busy"] > 0 and 0 < one["share"] < 1
         assert sum(one["phases"].values()) == pytest.approx(one["seconds"]["median"], rel=0.7)
-        assert all(seconds > 0 for name, seconds in one["phases"].items() if name != "treat")  # it is a difference
+        assert min(one["phases"].values()) >= 0 < min(one["phases"][name] for name in ("deal", "score", "send"))
     assert (tmp_path / "bench-growth.png").read_bytes().startswith(b"\x89PNG")
 
 
