@@ -91,10 +91,11 @@ def _unpickled(
     temperature: float,
     policy_version: int,
 ) -> Group:
-    """token_ids, logprobs: [sum of lengths], one completion after another."""
+    """token_ids, logprobs: [sum of lengths], one completion after another; copied, so that a completion that is kept
+    does not keep all others, or Ray's memory that they came in."""
     ends = np.cumsum(lengths).tolist()
     completions = tuple(
-        Completion(token_ids[start:end], text, logprobs[start:end], reason, count)
+        Completion(token_ids[start:end].copy(), text, logprobs[start:end].copy(), reason, count)
         for start, end, text, reason, count in zip([0, *ends], ends, texts, finish_reasons, counts, strict=False)
     )
     return Group(prompt, completions, temperature, policy_version)

@@ -27,7 +27,7 @@ from launch.bench.measure import Spread, commit, machine, spread, versions
 from launch.bench.simulated import SimulatedEngine, SimulatedRank
 from launch.logger.run_folder import RunFolder
 from launch.processes.cluster import connected
-from launch.processes.pool import Engines, Ranks
+from launch.processes.pool import Engines, Ranks, dealt
 from launch.processes.restarts import Restarts
 from launch.processes.start import ended
 from launch.processes.waiting import wait
@@ -185,7 +185,7 @@ def measure(loads: Sequence[Load], phase: Callable[[str], None]) -> Iterator[Tim
 def simulated(load: Load, groups: Sequence[Group], batch: Batch | None) -> float:
     """Seconds that engines, ranks and weight sync would take for them; each waits for the slowest."""
     sampled = [int(group.lengths.sum()) for group in groups]
-    slowest_engine = max(sum(sampled[index :: load.engines]) for index in range(load.engines))
+    slowest_engine = max(sum(sampled[place] for place in share) for share in dealt(sampled, load.engines))
     updated = [sum(len(forest.token_ids) for forest in forests) for forests in (batch.forests if batch else ())]
     return slowest_engine / ENGINE_SPEED + max(updated, default=0) / RANK_SPEED + PUBLISH_SECONDS
 
@@ -226,7 +226,7 @@ class _Measured:
         self._engines = Engines(
             load.engines, lambda index: actors[index], config, self._ranks, watch, Restarts(0, print)
         )
-        self._scorer = TaskScorer(Task((), 1.0, _judge))
+        self._scorer = TaskScorer(Task((), 1.0, _judge), 1)
         self._folder = RunFolder(folder)
         self._version = 0
         self.groups: tuple[Group, ...] = ()

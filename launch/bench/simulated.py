@@ -3,12 +3,13 @@ computing them costs does not. They import no torch and no vLLM, so that a machi
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+import ray
 from numpy.typing import NDArray
 
 from generation.engine import SampleRequest
@@ -47,8 +48,10 @@ class SimulatedEngine:
     def ready(self) -> None:
         """It is."""
 
-    def sample(self, requests: Sequence[SampleRequest]) -> tuple[Group, ...]:
-        return tuple(self._group(turn, request) for turn, request in enumerate(requests))
+    @ray.method(num_returns="streaming")
+    def stream(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Group]]:
+        for turn, request in enumerate(requests):
+            yield turn, self._group(turn, request)
 
     def confirm(self, policy_version: int, checksum: int) -> None:
         self._version = policy_version

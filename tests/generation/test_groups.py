@@ -37,6 +37,7 @@ def test_a_pickled_group_is_the_same(token_ids: list[list[int]]) -> None:
         for name in ("token_ids", "logprobs"):
             before, after = getattr(one, name), getattr(other, name)
             assert before.dtype == after.dtype and before.tobytes() == after.tobytes()
+            assert after.flags.owndata  # or one that is kept would keep the whole group's memory
 
 
 @pytest.mark.parametrize("completions", [1, 200])
