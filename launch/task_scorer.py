@@ -70,7 +70,7 @@ def _scored(task: Task, group: Group) -> ScoredGroup:
         group.prompt,
         [completion.text for completion in group.completions],
         [completion.finish_reason == "length" for completion in group.completions],
-        [completion.token_ids.tolist() for completion in group.completions],
+        [completion.token_ids for completion in group.completions],
         group.policy_version,
     )
     return ScoredGroup(group, verdicts)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from configs.schema import LARGEST_REWARD
 from rewards.errors import RewardError, TaskError
 from rewards.messages import Failure, Ready, Values
-from rewards.prompts import Prompt
+from rewards.prompts import Prompt, TokenIds
 from rewards.walls import Walled
 
 IMPORT_TIMEOUT = 120.0
@@ -83,13 +85,15 @@ class RewardFunction:
             )
 
     def __call__(
-        self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]], policy_version: int = 0
+        self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[TokenIds], policy_version: int = 0
     ) -> Rewards:
         """The reward of each text, all of them completions of `prompt`. Raises RewardError."""
         walled, ready = self._start()
-        arguments = _arguments(prompt, texts, token_ids) | ({"model": self.spec} if self.is_model else {})
+        arguments = _arguments(prompt, texts) | ({"model": self.spec} if self.is_model else {})
         if ready.accepted is not None:
             arguments = {name: value for name, value in arguments.items() if name in ready.accepted}
+        if ready.accepted is None or "completion_ids" in ready.accepted:  # which may be millions
+            arguments["completion_ids"] = [np.asarray(ids).tolist() for ids in token_ids]
         arguments["trainer_state"] = {"global_step": policy_version}
         match walled.ask(arguments, len(texts), self.timeout):
             case Values(values, metrics, extra):
@@ -191,14 +195,13 @@ class RewardFunction:
         )
 
 
-def _arguments(prompt: Prompt, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _arguments(prompt: Prompt, texts: Sequence[str]) -> dict[str, Any]:
     plain = prompt.text is not None
     asked: object = prompt.text if plain else [dict(message) for message in prompt.messages]
     columns: Mapping[str, Any] = prompt.columns
     return {
         "prompts": [asked] * len(texts),
         "completions": [text if plain else [{"role": "assistant", "content": text}] for text in texts],
-        "completion_ids": [[int(token) for token in ids] for ids in token_ids],
         **{name: [value] * len(texts) for name, value in columns.items()},
     }
 

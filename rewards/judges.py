@@ -10,7 +10,7 @@ from configs.schema import Shaping
 from rewards.builtin import BuiltinTask
 from rewards.errors import RewardError
 from rewards.function import RewardFunction
-from rewards.prompts import SAME_REWARD, Outcome, Prompt, Verdict
+from rewards.prompts import SAME_REWARD, Outcome, Prompt, TokenIds, Verdict
 from rewards.shaping import verdict
 
 
@@ -21,7 +21,7 @@ class Answer:
 
     text: str
     truncated: bool
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     policy_version: int = 0
 
 

@@ -1,8 +1,14 @@
 """What a task asks: prompts, and what a reward function says of an answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenIds = Sequence[int] | NDArray[np.int32]
+"""Of one completion."""
 
 Message = Mapping[str, str]
 """One chat message: `{"role": "user", "content": "..."}`."""

@@ -16,7 +16,7 @@ from rewards.counting import Counting
 from rewards.errors import TaskError
 from rewards.function import RewardFunction
 from rewards.judges import Answer, BuiltinJudge, FunctionJudge, GymJudge, Judge
-from rewards.prompts import Message, Prompt, Verdict
+from rewards.prompts import Message, Prompt, TokenIds, Verdict
 
 TASKS: dict[str, type[BuiltinTask]] = {
     "arithmetic": Arithmetic,
@@ -46,7 +46,7 @@ class Task:
         prompt: Prompt,
         texts: Sequence[str],
         truncated: Sequence[bool],
-        token_ids: Sequence[Sequence[int]],
+        token_ids: Sequence[TokenIds],
         policy_version: int = 0,
     ) -> tuple[Verdict, ...]:
         """A verdict for each completion of `prompt`, in order; a distinct (text, truncated) is judged once.
@@ -57,7 +57,7 @@ class Task:
         """
         distinct: dict[tuple[str, bool], Answer] = {}
         for text, cut, tokens in zip(texts, truncated, token_ids, strict=True):
-            distinct.setdefault((text, cut), Answer(text, cut, tuple(tokens), policy_version))
+            distinct.setdefault((text, cut), Answer(text, cut, tokens, policy_version))
         verdicts = dict(zip(distinct, self.judge(prompt, list(distinct.values())), strict=True))
         return tuple(verdicts[key] for key in zip(texts, truncated, strict=True))
 
