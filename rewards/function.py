@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from configs.schema import LARGEST_REWARD
 from rewards.errors import RewardError, TaskError
 from rewards.messages import Failure, Ready, Values
@@ -93,6 +91,8 @@ class RewardFunction:
         if ready.accepted is not None:
             arguments = {name: value for name, value in arguments.items() if name in ready.accepted}
         if ready.accepted is None or "completion_ids" in ready.accepted:  # which may be millions
+            import numpy as np
+
             arguments["completion_ids"] = [np.asarray(ids).tolist() for ids in token_ids]
         arguments["trainer_state"] = {"global_step": policy_version}
         match walled.ask(arguments, len(texts), self.timeout):

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-TokenIds = Sequence[int] | NDArray[np.int32]
+TokenIds: TypeAlias = "Sequence[int] | NDArray[np.int32]"
 """Of one completion."""
 
 Message = Mapping[str, str]
