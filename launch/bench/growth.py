@@ -54,7 +54,7 @@ usage: cohort bench growth [--output FOLDER]
 Times real steps of the controller with real processes, 1 to 64 engines and ranks that answer at once, 16 to 1,024
 prompts x 256 completions, all distinct, of 8 to 8,192 tokens, and compares that with the seconds that engines and
 ranks of the speeds measured in docs/gpu.md would take. No model; up to 128 processes of 75 MiB besides the answers;
-about ten minutes. Prints a table, and writes bench-growth.json and bench-growth.png.
+ten to fifteen minutes. Prints a table, and writes bench-growth.json and bench-growth.png.
 
 options:
   --output runs/bench   folder for the results"""
