@@ -364,6 +364,11 @@ class EngineSettings(Section):
         description="Share of a GPU's memory for the engine, from 0 to 1. null is 0.9 where engines have GPUs of "
         "their own, 0.45 where each shares one with a rank.",
     )
+    sleep: bool = Field(
+        default=False,
+        description="An engine that shares its GPU with a rank gives up weights, keys and values while ranks update, "
+        "and gets them again with the next weights: a larger model or micro-batch fits, and steps take longer.",
+    )
     kv_cache_gib: int = Field(
         default=1, ge=1, le=10_000, description="Memory for keys and values without a GPU, in GiB per engine."
     )
@@ -775,6 +780,7 @@ VLLM_OWN = {
     "gpu_memory_utilization": "engine.gpu_memory_utilization",
     "enforce_eager": "engine.enforce_eager",
     "kv_cache_memory_bytes": "engine.kv_cache_gib",
+    "enable_sleep_mode": "engine.sleep",
     **dict.fromkeys(("tokenizer_revision", "distributed_executor_backend", "enable_prefix_caching"), ""),
     **dict.fromkeys(("enable_chunked_prefill", "async_scheduling", "logits_processors", "kv_transfer_config"), ""),
     **dict.fromkeys(("logprobs_mode", "weight_transfer_config", "worker_extension_cls", "block_size"), ""),
@@ -860,6 +866,11 @@ def _conflicts(config: Config) -> Iterator[str]:
             f"training.vllm_importance_sampling_mode: off does not go with sampling.ahead {sampling.ahead}: nothing "
             "would make up for the policy that sampled being an older one. Leave it out for token_truncate, choose "
             "token_mask, sequence_truncate or sequence_mask, or set sampling.ahead: 0."
+        )
+    if sampling.ahead and config.engine.sleep:
+        yield (
+            f"engine.sleep: true does not go with sampling.ahead {sampling.ahead}: engines sample while ranks update "
+            "then. Leave it out, or set sampling.ahead: 0."
         )
     if signal.rescue and signal.rescue_max_temperature < sampling.temperature:
         yield (

@@ -14,7 +14,7 @@ from configs.schema import EngineSettings, SamplingSettings
 from generation.groups import Completion, Group
 from rewards.prompts import Prompt
 
-Health = Literal["ready", "torn", "poisoned"]
+Health = Literal["ready", "asleep", "torn", "poisoned"]
 
 
 class EngineError(RuntimeError):
@@ -51,7 +51,8 @@ class EngineSpec:
 
     model: a folder or hub id. revision: of a hub id, the commit.
     context_length: tokens of prompt and completion together.
-    backend: of weight transfer, `shared_memory`, `ipc` or `nccl`. gpu: whether the engine runs on one.
+    backend: of weight transfer, `shared_memory`, `ipc` or `nccl`. gpu: whether the engine runs on one. sleeps:
+    whether it can give up the GPU's memory.
     """
 
     model: str
@@ -61,6 +62,7 @@ class EngineSpec:
     context_length: int
     backend: str
     gpu: bool
+    sleeps: bool
     engine: EngineSettings
     sampling: SamplingSettings
 
@@ -92,7 +94,8 @@ def unknown_arguments(names: Iterable[str]) -> dict[str, list[str]]:
 
 class Engine:
     """vLLM in this process. Refuses to sample between the start and the finish of a weight update (`torn`) and
-    after one that failed (`poisoned`): its weights are then a mixture of two versions."""
+    after one that failed (`poisoned`): its weights are then a mixture of two versions; and from falling asleep to the
+    start of the next weight update (`asleep`): it has none."""
 
     def __init__(self, spec: EngineSpec) -> None:
         os.environ.update(spec.environment())
@@ -132,6 +135,7 @@ class Engine:
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": weights.backend(spec.backend)},
             worker_extension_cls="generation.weights.LoadedChecksum",
+            enable_sleep_mode=spec.sleeps,
             block_size=32,
             **engine.vllm,  # type: ignore[arg-type]
         )
@@ -176,6 +180,8 @@ class Engine:
         sample: Callable[[Sequence[SampleRequest]], Iterable[tuple[int, list[Completion]]]],
     ) -> Iterator[tuple[int, Group]]:
         if self.health != "ready":
+            if self.health == "asleep":
+                raise EngineError("This engine is asleep, and has no weights. Send it some.")
             raise EngineError(
                 f"This engine is {self.health}: an update from policy version {self.policy_version} "
                 f"{'is under way' if self.health == 'torn' else 'failed'}, so its weights may be a mixture of two "
@@ -273,6 +279,16 @@ class Engine:
             return False
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return any(stop in text for stop in stops)
+
+    def sleep(self) -> None:
+        """Gives up weights, keys and values; only a weight update, of all weights, can follow."""
+        self.health = "asleep"
+        self._llm.sleep(level=2)
+
+    def wake_up(self, what: Literal["weights", "kv_cache"]) -> None:
+        """Takes memory for them again, if it is not there: for `weights` before a weight update, for `kv_cache`
+        after it, when ranks need their buffers no longer."""
+        self._llm.wake_up(tags=[what])
 
     # The weight-update calls bear the names of vLLM's `VLLMWeightSyncClient`, so that vLLM's trainer side can
     # drive them.

@@ -23,6 +23,7 @@ def engine_spec(prepared: Prepared, backend: Backend) -> EngineSpec:
         context_length=prepared.context_length,
         backend=backend,
         gpu=gpu,
+        sleeps=config.engine.sleep and backend == "ipc",
         engine=config.engine,
         sampling=config.sampling,
     )

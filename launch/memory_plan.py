@@ -69,8 +69,8 @@ class MemoryPlan:
     host: what each rank has in the machine's memory instead (`training.offload`); empty on CPUs, whose it is.
     engines, ranks: processes, a worker of an engine being one. shared: whether an engine and a rank have one GPU
     together. engine_room, rank_room: bytes of a GPU that one may hold; infinite on a CPU, where all share the
-    machine's. token_cache: bytes of a token's keys and values. loading: of the whole weights that a rank at ZeRO
-    stage 3 begins with.
+    machine's. update_room: the same of a rank while it updates, when engines may sleep. token_cache: bytes of a
+    token's keys and values. loading: of the whole weights that a rank at ZeRO stage 3 begins with.
     """
 
     engine: Mapping[str, float]
@@ -83,6 +83,7 @@ class MemoryPlan:
     shared: bool
     engine_room: float
     rank_room: float
+    update_room: float
     token_cache: float
     loading: float
 
@@ -108,6 +109,7 @@ EXAMPLE_PLAN = MemoryPlan(
     shared=True,
     engine_room=3.6e10,
     rank_room=4.4e10,
+    update_room=4.4e10,
     token_cache=114_688.0,
     loading=0.0,
 )
@@ -123,10 +125,11 @@ def memory_plan(
     engine, ranks = config.engine, config.training.ranks if trains else 0
     workers, dtype, gpu_bytes = engine.tensor_parallel_size, hardware.dtype, hardware.gpu_bytes
     shared = gpu_bytes is not None and not has_own_gpus(hardware.gpus, engine.engines, workers, ranks)
-    engine_room = rank_room = float("inf")
+    engine_room = rank_room = update_room = float("inf")
     if gpu_bytes is not None:
         engine_room = engine.gpu_memory_utilization * gpu_bytes
         rank_room = gpu_bytes - engine_room if shared else gpu_bytes
+        update_room = gpu_bytes - CUDA if shared and engine.sleep else rank_room
     alone = zero_stage(config.training, dtype) == 3
     on_gpus = ranks and gpu_bytes is not None
     return MemoryPlan(
@@ -140,6 +143,7 @@ def memory_plan(
         shared=shared,
         engine_room=engine_room,
         rank_room=rank_room,
+        update_room=update_room,
         token_cache=token_cache_bytes(shape, dtype, workers),
         # DeepSpeed moves the whole model to its device, and splits it then (`DeepSpeedEngine`).
         loading=float(shape.parameters * ITEM_BYTES[dtype]) if ranks and alone else 0.0,
@@ -244,7 +248,7 @@ def _state_shortage(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:
     advice = ", or ".join((*ways, "take a smaller model or larger GPUs"))
     yield Shortage(
         f"training.ranks: {training.ranks} at training.zero_stage {training.zero_stage} do not fit: each holds "
-        f"{what}, and has {_room(plan, config)}.",
+        f"{what}, and has {_room(plan, config, room)}.",
         f"{advice[0].upper()}{advice[1:]}.",
     )
 
@@ -263,20 +267,25 @@ def _host_shortage(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:
 
 def _update_shortage(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:
     need, training = sum(plan.rank.values()), config.training
-    if need <= plan.rank_room:
+    if need <= plan.update_room:
         return
-    spare = "Lower" if training.gradient_checkpointing else "Set training.gradient_checkpointing: true, or lower"
+    ways = [] if training.gradient_checkpointing else ["set training.gradient_checkpointing: true"]
+    ways += ["set engine.sleep: true"] if plan.update_room < need <= (plan.hardware.gpu_bytes or 0) - CUDA else []
+    ways.append(f"lower training.micro_batch_tokens (now {training.micro_batch_tokens})")
+    advice = ", or ".join(ways)
     yield Shortage(
         f"A rank may need {_parts(plan.rank)}, {_gib(need)} GiB in all, for a micro-batch of {plan.load.nodes:,.0f} "
-        f"tokens, and has {_room(plan, config)}.",
-        f"{spare} training.micro_batch_tokens (now {training.micro_batch_tokens}).",
+        f"tokens, and has {_room(plan, config, plan.update_room)}.",
+        f"{advice[0].upper()}{advice[1:]}.",
     )
 
 
-def _room(plan: MemoryPlan, config: Config) -> str:
+def _room(plan: MemoryPlan, config: Config, room: float) -> str:
     """What a rank has, in words."""
     beside = f" beside engine.gpu_memory_utilization {config.engine.gpu_memory_utilization}" if plan.shared else ""
-    return f"{_gib(plan.rank_room)} GiB of a GPU's {_gib(plan.hardware.gpu_bytes or 0)}{beside}"
+    if plan.shared and room > plan.rank_room:
+        beside = " beside an engine that sleeps"
+    return f"{_gib(room)} GiB of a GPU's {_gib(plan.hardware.gpu_bytes or 0)}{beside}"
 
 
 def _parts(parts: Mapping[str, float]) -> str:

@@ -131,6 +131,19 @@ def refuse_too_few_gpus(config: Config, gpus: int, trains: bool) -> None:
         )
 
 
+def refuse_sleep(config: Config, gpus: int) -> None:
+    """Raises ConfigError: engines are to sleep while ranks update, and share no GPU with one. config, gpus: see
+    `refuse_too_few_gpus`."""
+    engine = config.engine
+    apart = has_own_gpus(gpus, engine.engines, engine.tensor_parallel_size, config.training.ranks)
+    if engine.sleep and (apart or not gpus):
+        where = "have GPUs of their own" if apart else "run on CPUs"
+        raise ConfigError(
+            f"engine.sleep: true is only of use to engines that share a GPU with a rank, and these {where}. Leave it "
+            "out."
+        )
+
+
 def of_little_use(config: Config, gpus: int) -> Iterator[str]:
     """What is allowed and gains little here, in sentences. config, gpus: see `refuse_too_few_gpus`."""
     engine, training = config.engine, config.training

@@ -90,6 +90,8 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
     config = derived(config, gpus)
     trust = config.model.trust_remote_code
     preflight.refuse_too_few_gpus(config, gpus, trains)
+    if trains:
+        preflight.refuse_sleep(config, gpus)
 
     @cache
     def encode() -> Tokenize:

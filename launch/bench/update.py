@@ -174,4 +174,5 @@ def _rank_spec(prepared: Prepared) -> RankSpec:
         timeout=config.cluster.update_timeout,
         seed=config.seed,
         lagged=False,
+        yields=False,
     )

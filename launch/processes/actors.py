@@ -6,7 +6,7 @@ not import torch, which settles that on import.
 
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import ray
 
@@ -45,7 +45,13 @@ class EngineProcess:
 
     @ray.method(num_returns="streaming")
     def stream(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Group]]:
-        return self._engine.stream(requests)
+        yield from self._engine.stream(requests)
+
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    def wake_up(self, what: Literal["weights", "kv_cache"]) -> None:
+        self._engine.wake_up(what)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._engine.init_weight_transfer_engine(init_info)
@@ -106,7 +112,9 @@ class RankProcess:
         return Rank(spec)
 
     def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
-        return self._rank.update(forests, num_samples, num_tokens)
+        report = self._rank.update(forests, num_samples, num_tokens)
+        self._rank.release()
+        return report
 
     def connect(
         self, backend: str, engines: Mapping[str, Any], workers_per_engine: int, listener: Listener, timeout: float
@@ -133,7 +141,9 @@ class RankProcess:
     def sync_weights(self, policy_version: int) -> int:
         """Sends all weights; the checksum of what was sent."""
         self._client.begin(policy_version)
-        return self._beside(self._sender.send)
+        checksum = self._beside(self._sender.send)
+        self._rank.release()
+        return checksum
 
     def save(self, folder: str, policy_version: int) -> None:
         self._rank.save(folder, policy_version)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Literal
 
 from configs.schema import Config
 from generation.engine import SampleRequest
@@ -24,6 +24,7 @@ class Ranks:
     """`trainer.ports.Learner`: all ranks together.
 
     actors: name ("rank 0") -> Ray's handle. dtype: of the weights, resolved. backend: of weight transfer.
+    before_update: called when ranks are about to need their memory.
     """
 
     def __init__(self, actors: Mapping[str, Any], config: Config, dtype: DType, backend: str, watch: Watch) -> None:
@@ -33,9 +34,11 @@ class Ranks:
         self._backend = backend
         self._watch = watch
         self._connected: Mapping[str, Any] = {}
+        self.before_update: Callable[[], None] = lambda: None
 
     def update(self, batch: Batch) -> RankReport:
         """See `Learner.update`."""
+        self.before_update()
         calls = {
             name: actor.update.remote(forests, batch.num_samples, batch.num_tokens)
             for (name, actor), forests in zip(self.actors.items(), batch.forests, strict=True)
@@ -117,6 +120,7 @@ class Engines:
         self._wanted = 0
         self.actors: dict[str, Any] = {}
         self._versions: dict[str, int | None] = {}  # None: still starting, or its weights are no version's
+        self._asleep = False
         self.on_group: Callable[[Group], None] = lambda _: None
         for index in range(number):
             self._begin(f"engine {index}")
@@ -203,10 +207,34 @@ class Engines:
             try:
                 self.await_start()
                 if self._ranks and set(self._versions.values()) != {policy_version}:
+                    self._wake_up("weights")
                     self._ranks.send(self.actors, policy_version)
+                    self._wake_up("kv_cache")
+                    self._asleep = False
                     self._versions = dict.fromkeys(self._versions, policy_version)
             except ProcessError as error:
                 self._replace(error)
+
+    def sleep(self) -> None:
+        """They give up their GPUs' memory until the next `sync`, which sends weights to all."""
+        while set(self._versions.values()) != {None}:
+            try:
+                self._call("sleep")
+                self._versions = dict.fromkeys(self._versions, None)
+            except ProcessError as error:
+                self._replace(error)
+                self.await_start()
+        self._asleep = True
+
+    def _wake_up(self, what: Literal["weights", "kv_cache"]) -> None:
+        """Those that sleep; others have it already."""
+        if self._asleep:
+            self._call("wake_up", what)
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        calls = {name: getattr(actor, method).remote(*arguments) for name, actor in self.actors.items()}
+        timeout, setting = self._config.cluster.publish_timeout, "cluster.publish_timeout"
+        wait(calls, f"{method.replace('_', ' ')} of the engines", timeout, setting, watch=self._watch)
 
     def _steps(self, requests: Sequence[SampleRequest]) -> float:
         """How many usual steps the requests are, at least one: evaluations and rescues can be more."""

@@ -82,11 +82,18 @@ def processes(
         dtype = hardware.dtype(prepared.config.model.dtype, placement.gpu)
         ranks = Ranks(actors, prepared.config, dtype, placement.backend, watch)
         engines = _engines(prepared, placement, engine_process, ranks, watch, restarts)
+        if _sleeps(prepared, placement):
+            ranks.before_update = engines.sleep
         if placement.backend == "ipc":
             engines.await_start()  # vLLM counts what others hold of its GPU as its own when it sizes its cache
         _start_ranks(prepared, placement, actors, checkpoint, watch)
         engines.await_start()
         yield engines, ranks
+
+
+def _sleeps(prepared: Prepared, placement: Placement) -> bool:
+    """Whether engines and ranks leave their memory to each other."""
+    return prepared.config.engine.sleep and placement.backend == "ipc"
 
 
 @contextmanager
@@ -140,6 +147,7 @@ def _start_ranks(
                 timeout=config.cluster.update_timeout,
                 seed=config.seed,
                 lagged=config.sampling.ahead > 0,
+                yields=_sleeps(prepared, placement),
             ),
             checkpoint,
         )

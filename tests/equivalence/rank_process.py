@@ -84,6 +84,7 @@ def _run(job: Job, rank: int, path: Path) -> Done:
         timeout=60.0,
         seed=0,
         lagged=job.lagged,
+        yields=False,
     )
     worker = Rank(spec)
     if job.load:

@@ -63,6 +63,7 @@ class Pair:
                 context_length=CONTEXT,
                 backend="shared_memory",
                 gpu=has_gpu(),
+                sleeps=False,
                 engine=EngineSettings(
                     **{"engines": 1, "gpu_memory_utilization": 0.45, "enforce_eager": True} | engine
                 ),

@@ -149,7 +149,7 @@ def test_what_an_engine_gives_vllm_is_what_settings_may_not(
         fork="auto" if forks else "off",
         vllm={"max_num_seqs": 3},
     )
-    spec = EngineSpec("m", None, "float32", False, 64, "ipc", gpu, settings, SamplingSettings())
+    spec = EngineSpec("m", None, "float32", False, 64, "ipc", gpu, False, settings, SamplingSettings())
     with pytest.raises(InterruptedError):
         Engine(spec)
     assert given.pop("max_num_seqs") == 3

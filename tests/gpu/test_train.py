@@ -17,8 +17,16 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_over_ipc_reaches_the_target(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "more"),
+    [
+        ("float32", []),
+        ("bfloat16", []),
+        ("bfloat16", ["--engine.sleep", "true"]),
+        ("bfloat16", ["--training.offload", "optimizer"]),
+    ],
+)
+def test_a_run_over_ipc_reaches_the_target(tmp_path: Path, dtype: str, more: list[str]) -> None:
     model = make_tiny_model(tmp_path / "model", taught=True)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -28,7 +36,7 @@ def test_a_run_over_ipc_reaches_the_target(tmp_path: Path, dtype: str) -> None:
         "training: {learning_rate: 3e-3}\n"
         f"run: {{directory: {tmp_path / 'runs'}, target_reward: 0.995, max_steps: 60}}\n"
     )
-    command = [sys.executable, "-m", "launch", "train", str(recipe)]
+    command = [sys.executable, "-m", "launch", "train", str(recipe), *more]
     run = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     folder = tmp_path / "runs" / "recipe"

@@ -56,6 +56,19 @@ def test_an_engine_and_a_rank_on_one_gpu_share_it() -> None:
     assert plan.rank["buffers"] == 2 * 5e8 + 2 * 151_936 * 4096  # CUDA IPC, whose buffer holds the largest weight
 
 
+def test_ranks_have_the_gpu_for_themselves_while_engines_sleep() -> None:
+    """What a rank holds between updates is there beside an engine that is awake."""
+    sections = {"training": {"ranks": 8, "zero_stage": 3, "micro_batch_tokens": 5120}}
+    engine = {"engines": 8, "gpu_memory_utilization": 0.5}
+    awake, config = planned(**sections, engine=engine)
+    asleep, sleeping = planned(**sections, engine=engine | {"sleep": True})
+    assert (awake.update_room, asleep.update_room) == (0.5 * 80e9, 80e9 - GIB)
+    assert awake.rank_room == asleep.rank_room == 0.5 * 80e9
+    (shortage,) = shortages(awake, config)
+    assert "set engine.sleep: true" in shortage.advice
+    assert list(shortages(asleep, sleeping)) == []
+
+
 def test_an_engine_of_several_gpus_divides_its_weights() -> None:
     plan, _ = planned(engine={"engines": 1, "tensor_parallel_size": 4})
     assert (plan.engines, plan.engine["weights"]) == (4, 2 * EIGHT.parameters / 4)

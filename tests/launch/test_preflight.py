@@ -51,6 +51,15 @@ def test_held_out_prompts_that_are_trained_on_are_counted_and_refused() -> None:
         refuse_misfits(config(**given), asked, 100, gpu=False, held_out=prompts(101))
 
 
+def test_only_engines_that_share_a_gpu_with_a_rank_may_sleep() -> None:
+    sleep = {"engine": {"sleep": True}}
+    preflight.refuse_sleep(config(1, **sleep), 1)
+    for gpus, where in ((0, "run on CPUs"), (2, "have GPUs of their own")):
+        with pytest.raises(ConfigError, match=f"engine.sleep: true .* these {where}. Leave it out"):
+            preflight.refuse_sleep(config(gpus, **sleep), gpus)
+        preflight.refuse_sleep(config(gpus), gpus)
+
+
 def test_a_step_ahead_is_said_to_gain_little_where_engines_and_ranks_share() -> None:
     ahead = {"sampling": {"ahead": 1}}
     (cores,) = preflight.of_little_use(config(0, **ahead), 0)

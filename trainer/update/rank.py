@@ -31,6 +31,7 @@ class RankSpec:
     max_steps: updates that a decaying learning-rate schedule spans; None without one.
     timeout: seconds that a collective may take.
     lagged: whether an earlier version of the policy may have sampled what it is updated on.
+    yields: whether an engine needs the GPU's memory that is not in use between updates.
     """
 
     rank: int
@@ -46,6 +47,7 @@ class RankSpec:
     timeout: float
     seed: int
     lagged: bool
+    yields: bool
 
 
 def zero_stage(training: TrainingSettings, dtype: str) -> int:
@@ -236,6 +238,13 @@ class Rank:
                 f"{learning_rate:g} is the likely cause: lower it, or use model.dtype float32."
             )
         return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate)
+
+    def release(self) -> None:
+        """Gives the GPU back what torch keeps for later, if an engine needs it."""
+        if self._spec.yields:
+            import torch
+
+            torch.cuda.empty_cache()
 
     @contextmanager
     def _untrained(self) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from launch.processes.pool import Engines, Ranks, dealt
 from launch.processes.restarts import Restarts
 from launch.processes.watch import Watch
 from tests.fakes import completion, prompt
+from trainer.update.forest import Batch
 
 CONFIG = Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}})
 
@@ -247,6 +248,49 @@ def test_what_an_engine_lost_ahead_is_sampled_by_the_weights_that_there_are(worl
     assert ranks.sent == [5, 6]
     together.sync(6)
     assert ranks.sent == [5, 6]
+
+
+def test_engines_sleep_while_ranks_update_and_wake_for_the_next_weights(world: World) -> None:
+    ranks = FakeRanks(world)
+    together = world.engines(2, ranks)
+    together.sync(5)
+    world.calls.clear()
+    together.sleep()
+    assert sorted(world.calls) == ["sleep engine 0", "sleep engine 1"]
+    world.calls.clear()
+    together.sync(6)
+    assert [call.split()[0] for call in world.calls] == ["ready"] * 2 + ["wake_up"] * 2 + ["load"] * 2 + [
+        "wake_up"
+    ] * 2
+    world.calls.clear()
+    together.sync(7)  # no update of the ranks' came with sleep
+    assert [call.split()[0] for call in world.calls] == ["load"] * 2
+
+
+def test_an_engine_lost_as_it_falls_asleep_or_wakes(world: World) -> None:
+    ranks = FakeRanks(world)
+    together = world.engines(2, ranks)
+    together.sync(5)
+    world.lost = ["sleep engine 1"]
+    together.sleep()
+    assert world.started == 3 and world.calls[-2:] == ["sleep engine 1", "sleep engine 0"]
+    world.lost = ["wake_up engine 0"]
+    together.sync(6)
+    assert (world.started, ranks.sent) == (4, [5, 6])
+    assert {group.policy_version for group in together.sample(requests(4))} == {6}
+
+
+def test_ranks_ask_for_the_memory_before_they_update(world: World) -> None:
+    told: list[str] = []
+
+    def sleep() -> None:
+        told.append(f"{len(world.calls)} calls")
+
+    ranks = Ranks({"rank 0": Actor(world, "rank 0")}, CONFIG, "float32", "ipc", FakeWatch())
+    ranks.before_update = sleep
+    with pytest.raises(AttributeError):  # the stand-in has no report
+        ranks.update(Batch(((),), 1, 1, 0, 0))
+    assert told == ["0 calls"] and world.calls == ["update rank 0"]
 
 
 def test_an_engine_lost_while_weights_are_sent(world: World) -> None:

@@ -28,7 +28,7 @@ from trainer.update.rank import Rank, RankSpec
 
 model, passed = sys.argv[1:]
 training = TrainingSettings(ranks=1, offload="optimizer", learning_rate=1e-3, deepspeed=json.loads(passed))
-engine = Rank(RankSpec(0, model, None, "float32", False, False, training, 8, None, "", 60.0, 0, False))._engine
+engine = Rank(RankSpec(0, model, None, "float32", False, False, training, 8, None, "", 60.0, 0, False, False))._engine
 adam, wrapper = engine.optimizer.optimizer.param_groups[0], engine.optimizer
 found = [adam["eps"], adam["lr"], wrapper.reduce_bucket_size, wrapper.allgather_bucket_size, wrapper.cpu_offload]
 print(json.dumps({"found": [*found, type(engine.optimizer.optimizer).__name__]}))
