@@ -1,5 +1,7 @@
 """`cohort eval`."""
 
+from contextlib import closing
+
 from rich.table import Table
 from rich.text import Text
 
@@ -26,10 +28,12 @@ def evaluate_model(config: Config) -> int:
     phase("reading model and data")
     prepared = prepare(config)
     task = prepared.task
-    with engines_only(prepared, phase) as engines:
+    with (
+        closing(TaskScorer(task, config.task.reward_workers)) as scorer,
+        engines_only(prepared, phase) as engines,
+    ):
         phase("evaluating")
         run = Run(config, task.prompts, task.best_reward, dtype="float32")  # whatever it is: no rank is asked
-        scorer = TaskScorer(task, config.task.reward_workers)
         engines.on_group = scorer.begin
         result = evaluate(run, run.evaluated, engines, scorer, "evaluation")
     console.print(_table(result))

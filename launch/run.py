@@ -1,5 +1,7 @@
 """A run of `cohort train`: from its processes' start to its result, in as many attempts as that takes."""
 
+from contextlib import closing
+
 from launch import checkpoint, preflight, resume
 from launch.checkpoint import Checkpoint, Record
 from launch.errors import INTERRUPTED, FolderError, ProcessError, ProcessLost, RemoteError
@@ -55,6 +57,7 @@ class TrainingRun:
         self._display = display
         self._interruption = Interruption()
         self._identity = resume.identity(prepared)
+        self._scorer = TaskScorer(prepared.task, prepared.config.task.reward_workers)
 
     def run(self, begin: Checkpoint | None) -> int:
         """The exit status."""
@@ -67,7 +70,7 @@ class TrainingRun:
         self._restarts = Restarts(self._config.run.max_restarts, self._display.alarm, earlier)
         self._display.phase("starting Ray")
         try:
-            with connected(self._config), self._interruption.watched():
+            with closing(self._scorer), connected(self._config), self._interruption.watched():
                 result = self._result(begin)
         except Interrupted:
             self._display.alarm("Interrupted before there was anything to go on from.")
@@ -105,8 +108,7 @@ class TrainingRun:
             with start.processes(
                 self._prepared, self._display.phase, watch, self._restarts, weights, self._folder.path
             ) as (engines, ranks):
-                scorer = TaskScorer(task, config.task.reward_workers)
-                engines.on_group = scorer.begin
+                engines.on_group = self._scorer.begin
                 keeper = Keeper(
                     config,
                     self._folder,
@@ -119,7 +121,7 @@ class TrainingRun:
                 try:
                     result = loop.train(
                         Run(config, task.prompts, task.best_reward, ranks.dtype, task.held_out, task.reward_names),
-                        Ports(engines, scorer, ranks, engines, logger),
+                        Ports(engines, self._scorer, ranks, engines, logger),
                         state,
                         checkpoints=keeper,
                         interrupted=lambda: self._interruption.requested,

@@ -24,7 +24,8 @@ class TaskScorer:
 
     def __init__(self, task: Task, workers: int) -> None:
         judges = [task.judge, *(deepcopy(task.judge) for _ in range(workers - 1))]
-        self._turns = cycle([_Worker(replace(task, judge=judge)) for judge in judges])
+        self._workers = [_Worker(replace(task, judge=judge)) for judge in judges]
+        self._turns = cycle(self._workers)
         self._begun: dict[int, tuple[Group, Future[ScoredGroup]]] = {}  # by the group's id, which stays its own so
 
     def begin(self, group: Group) -> None:
@@ -39,13 +40,19 @@ class TaskScorer:
         begun, self._begun = self._begun, {}
         return tuple(begun[id(group)][1].result() for group in groups)
 
+    def close(self) -> None:
+        """Ends the threads when they have done what they were asked, and with the last who knows them the reward
+        functions' processes."""
+        for worker in self._workers:
+            worker.end()
+
 
 class _Worker:
     """A thread that scores one group after another. It does not outlive the program, whatever its call waits for."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._asked: SimpleQueue[tuple[Group, Future[ScoredGroup]]] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[Group, Future[ScoredGroup]] | None] = SimpleQueue()
         Thread(target=self._work, name="scoring", daemon=True).start()
 
     def ask(self, group: Group) -> "Future[ScoredGroup]":
@@ -53,16 +60,24 @@ class _Worker:
         self._asked.put((group, answer))
         return answer
 
+    def end(self) -> None:
+        self._asked.put(None)
+
     def _work(self) -> None:
-        while True:
-            group, answer = self._asked.get()
+        while asked := self._asked.get():
+            group, answer = asked
             try:
                 answer.set_result(_scored(self._task, group))
             except Exception as error:  # noqa: BLE001 - the owner gets it
                 answer.set_exception(error)
-                with suppress(Empty):  # the others would fail as well, or come to nothing: the run ends
-                    while True:
-                        self._asked.get_nowait()[1].set_exception(error)
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """On what else was asked by now: it would fail as well, or come to nothing, because the run ends."""
+        with suppress(Empty):
+            while asked := self._asked.get_nowait():
+                asked[1].set_exception(error)
+            self.end()
 
 
 def _scored(task: Task, group: Group) -> ScoredGroup:

@@ -1,6 +1,9 @@
 """Scoring beside sampling, with real reward functions in processes of their own."""
 
+import gc
 import json
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -81,3 +84,28 @@ def f(completions, **_):
     calls = (tmp_path / "rewards.py.calls").read_text().split()
     assert len(calls) == 2, "the others are not tried"
     assert scorer.score(asked[2:3])[0].rewards.tolist() == [0.0, 0.0]
+
+
+def test_closed_it_leaves_neither_thread_nor_process(tmp_path: Path) -> None:
+    """Once nobody knows the task any longer."""
+
+    def threads() -> int:
+        return sum(thread.name == "scoring" for thread in threading.enumerate())
+
+    def children() -> set[str]:
+        lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+        return {pid for pids in lists for pid in pids.read_text().split()}
+
+    before, mine = threads(), children()
+    task = own(tmp_path, COUNTS, prompts=2)
+    scorer = TaskScorer(task, 2)
+    scorer.score(groups(task))
+    assert threads() == before + 2
+    assert len(children() - mine) == 2
+    scorer.close()
+    del scorer, task
+    deadline = time.monotonic() + 20
+    while threads() > before or children() - mine:
+        assert time.monotonic() < deadline
+        gc.collect()
+        time.sleep(0.1)
