@@ -13,6 +13,9 @@ from generation.groups import Group
 from rewards.task import Task
 from trainer.scored import ScoredGroup
 
+PATIENCE = 1.0
+"""Seconds that the end of a run waits for a call."""
+
 
 class TaskScorer:
     """`trainer.ports.Scorer`: threads that ask the task, each with reward functions of its own, which run in
@@ -41,8 +44,8 @@ class TaskScorer:
         return tuple(begun[id(group)][1].result() for group in groups)
 
     def close(self) -> None:
-        """Ends the threads when they have done what they were asked, and with the last who knows them the reward
-        functions' processes."""
+        """Ends the threads, and with the last who knows them the reward functions' processes. A call that takes
+        longer is left to end by itself."""
         for worker in self._workers:
             worker.end()
 
@@ -53,7 +56,8 @@ class _Worker:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._asked: SimpleQueue[tuple[Group, Future[ScoredGroup]] | None] = SimpleQueue()
-        Thread(target=self._work, name="scoring", daemon=True).start()
+        self._thread = Thread(target=self._work, name="scoring", daemon=True)
+        self._thread.start()
 
     def ask(self, group: Group) -> "Future[ScoredGroup]":
         answer: Future[ScoredGroup] = Future()
@@ -62,6 +66,7 @@ class _Worker:
 
     def end(self) -> None:
         self._asked.put(None)
+        self._thread.join(PATIENCE)
 
     def _work(self) -> None:
         while asked := self._asked.get():
@@ -77,7 +82,7 @@ class _Worker:
         with suppress(Empty):
             while asked := self._asked.get_nowait():
                 asked[1].set_exception(error)
-            self.end()
+            self._asked.put(None)
 
 
 def _scored(task: Task, group: Group) -> ScoredGroup:

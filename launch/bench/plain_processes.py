@@ -15,7 +15,9 @@ class PlainEngineProcess(EngineProcess):
 
     @ray.method(num_returns="streaming")
     def stream(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Group]]:
-        yield from enumerate(self._engine.sample_plain(requests))
+        groups = self._engine.sample_plain(requests)
+        # Ray sends to what yields, which an iterator alone has no ear for.
+        yield from ((turn, groups[turn]) for turn in range(len(groups)))
 
 
 class PlainRankProcess(RankProcess):

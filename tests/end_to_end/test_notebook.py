@@ -17,7 +17,7 @@ def test_the_notebook_trains(tmp_path: Path) -> None:
     client.execute()
     table, verdict = (cell.outputs[-1]["data"]["text/plain"] for cell in notebook.cells[-2:])
     assert len(table.splitlines()) == 4 and "reward_mean" in table
-    assert "All 3 steps (run.max_steps) are done" in verdict and "first-letter/model" in verdict
+    assert "All 3 steps (run.max_steps) are done" in verdict and "yes-or-no/model" in verdict
     shown = "".join(one.get("text") or one["data"]["text/plain"] for one in notebook.cells[3].outputs)
     assert "step   3" in shown and "Warning" not in shown
-    assert (tmp_path / "runs" / "first-letter" / "model" / "README.md").read_text().startswith("---\n")
+    assert (tmp_path / "runs" / "yes-or-no" / "model" / "README.md").read_text().startswith("---\n")

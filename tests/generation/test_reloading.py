@@ -1,6 +1,7 @@
 """Memory of weights that are packed again; what is packed is tested with the engine."""
 
 import resource
+import statistics
 import subprocess
 import sys
 
@@ -30,4 +31,5 @@ def compare() -> None:
     assert faults_of_a_block() > 0.9 * pages
     with _freed_memory_is_reused():
         faults_of_a_block()
-        assert faults_of_a_block() < 0.1 * pages
+        # Once in a while something small comes to lie behind the block, and the next one behind that.
+        assert statistics.median(faults_of_a_block() for _ in range(5)) < 0.1 * pages

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from trainer.run import DType
 
-LARGEST_MISMATCH: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.05}
+LARGEST_MISMATCH: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.15}
 """Mean |trainer - sampler| log-probability per token that rounding alone does not reach."""
 
 
