@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.loading import merged
 from configs.schema import TrainingSettings
+from generation.engine import seed_of
 from trainer.update import lora
 from trainer.update.forest import Forest
 from trainer.update.rendezvous import store
@@ -162,9 +163,23 @@ class Rank:
         if world_size == 1 and not spec.training.offload:  # which copies gradients as they are averaged
             # DeepSpeed would copy all gradients to and fro for an average over one rank.
             self._engine.enable_backward_allreduce = False
+        if spec.dtype == "bfloat16":
+            self._dither()
         self.policy_version: int | None = 0
         # No reference model is loaded when nothing depends on it, or when it is in the policy.
         self._reference = Policy(load()).to(self._device) if spec.training.beta and self._peft is None else None
+
+    def _dither(self) -> None:
+        """Spreads masters over what rounds to their weights."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        from trainer.update.dither import dithered
+
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                with _gathered([parameter]):
+                    master = dithered(parameter.detach(), seed_of(self._spec.seed, name))
+                safe_set_full_fp32_param(parameter, master)
 
     def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
         """`num_iterations` updates on this rank's micro-batches.
