@@ -13,8 +13,8 @@ from torch import Tensor
 
 
 def dithered(weight: Tensor, seed: int) -> Tensor:
-    """float32 of the weight's shape, which rounds to `weight` (bfloat16): evenly distributed between half a unit in the
-    last place below and above it. A power of two, whose cell is narrower towards zero, and zero may stay."""
+    """float32 of the weight's shape, which rounds to `weight` (bfloat16): evenly distributed between half a unit in
+    the last place below and above it. A power of two, whose cell is narrower towards zero, and zero may stay."""
     generator = torch.Generator(weight.device).manual_seed(seed)
     _, exponent = torch.frexp(weight.float())  # of a mantissa in [0.5, 1), of which bfloat16 has 8 bits
     half = torch.ldexp(torch.ones_like(weight, dtype=torch.float32), exponent - 9)
