@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.derived import derived
-from configs.errors import ConfigError
 from configs.schema import Config
 from launch.bench.instant import Instant, questions
-from launch.bench.measure import Spread, commit, machine, spread, versions
+from launch.bench.measure import Spread, commit, machine, output_folder, spread, versions
 from trainer.evaluate import evaluate
 from trainer.happened import Happened
 from trainer.ports import Ports
@@ -85,7 +84,7 @@ def bench(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         print(HELP)
         return 0
-    output = _output(arguments)
+    output = output_folder("controller", arguments)
     output.mkdir(parents=True, exist_ok=True)
     console = Console()
     timed = []
@@ -234,15 +233,3 @@ def draw(timed: Sequence[Timed]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(PHASES), frameon=False, fontsize=8)
     return figure
-
-
-def _output(arguments: Sequence[str]) -> Path:
-    words = [part for word in arguments for part in word.split("=", 1)]
-    if not words:
-        return Path("runs/bench")
-    if words[0] != "--output" or len(words) != 2 or words[1].startswith("--"):
-        raise ConfigError(
-            f"{' '.join(arguments)}: this is not allowed; there is only --output FOLDER, "
-            "for example cohort bench controller --output runs/bench"
-        )
-    return Path(words[1])

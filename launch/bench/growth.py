@@ -18,12 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from configs.derived import derived
-from configs.errors import ConfigError
 from configs.schema import Config
 from generation.engine import SampleRequest
 from generation.groups import Group
 from launch.bench.instant import questions
-from launch.bench.measure import Spread, commit, machine, spread, versions
+from launch.bench.measure import Spread, commit, machine, output_folder, spread, versions
 from launch.bench.simulated import SimulatedEngine, SimulatedRank
 from launch.logger.run_folder import RunFolder
 from launch.processes.cluster import connected
@@ -155,7 +154,7 @@ def bench(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         print(HELP)
         return 0
-    output = _output(arguments)
+    output = output_folder("growth", arguments)
     output.mkdir(parents=True, exist_ok=True)
     console = Console()
     timed = []
@@ -434,15 +433,3 @@ def draw(timed: Sequence[Timed]) -> Figure:
 def _named(load: Load) -> str:
     every = "" if load.distinct else ", all in the update"
     return f"{load.engines} + {load.ranks}, {load.prompts:,} × {load.tokens:,}{every}"
-
-
-def _output(arguments: Sequence[str]) -> Path:
-    words = [part for word in arguments for part in word.split("=", 1)]
-    if not words:
-        return Path("runs/bench")
-    if words[0] != "--output" or len(words) != 2 or words[1].startswith("--"):
-        raise ConfigError(
-            f"{' '.join(arguments)}: this is not allowed; there is only --output FOLDER, "
-            "for example cohort bench growth --output runs/bench"
-        )
-    return Path(words[1])

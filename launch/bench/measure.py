@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.errors import ConfigError
 from generation.groups import Group, tree_nodes
 from launch import hardware
 from launch.bench.sweep import LONG
@@ -177,3 +178,16 @@ def _output(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def output_folder(command: str, arguments: Sequence[str]) -> Path:
+    """Where a benchmark goes whose only option is --output. command: its name. Raises ConfigError."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    if not words:
+        return Path("runs/bench")
+    if words[0] != "--output" or len(words) != 2 or words[1].startswith("--"):
+        raise ConfigError(
+            f"{' '.join(arguments)}: this is not allowed; there is only --output FOLDER, "
+            f"for example cohort bench {command} --output runs/bench"
+        )
+    return Path(words[1])
