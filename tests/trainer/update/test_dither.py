@@ -1,11 +1,33 @@
 """Masters that round to their weights, and lie anywhere else than in the middle."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tiny import make_tiny_model
 from trainer.update.dither import dithered
+
+RANK = """
+import sys
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+from configs.schema import TrainingSettings
+from trainer.update.rank import Rank, RankSpec
+
+training = TrainingSettings(ranks=1)
+spec = RankSpec(0, sys.argv[1], None, "bfloat16", False, False, training, 8, None, "", 60.0, 0, False, False)
+inside = []
+for weight in Rank(spec)._engine.module.parameters():
+    master = safe_get_full_fp32_param(weight)
+    assert torch.equal(master.bfloat16(), weight)
+    inside.append((master != weight.float()).flatten())
+assert torch.cat(inside).float().mean() > 0.9
+"""
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=50), st.integers(0, 2**63 - 1))
@@ -42,3 +64,9 @@ def test_zero_stays() -> None:
 def test_other_weights_have_other_random_numbers() -> None:
     weight = torch.full((8, 8), 0.3).bfloat16()
     assert not torch.equal(dithered(weight, 1), dithered(weight, 2))
+
+
+def test_a_ranks_masters_are(tmp_path: Path) -> None:
+    """In a process of its own: a rank joins a group of processes."""
+    model = make_tiny_model(tmp_path / "model")
+    subprocess.run([sys.executable, "-c", RANK, model], check=True, timeout=120)
