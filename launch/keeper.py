@@ -7,12 +7,15 @@ from configs.schema import Config
 from launch import checkpoint
 from launch.checkpoint import Checkpoint, Damaged, Record
 from launch.errors import ClusterLost, ProcessLost, RemoteError
-from launch.logger.run_folder import RunFolder
+from launch.logger.run_folder import PATIENCE, RunFolder
 from launch.processes.pool import Ranks
 from trainer.state import RunState
 
 BETWEEN = 60.0
 """Seconds at least between two that are written out of turn: for a better evaluation, or after one that failed."""
+
+PAUSE = 1.0
+"""Seconds between attempts at the last one."""
 
 
 class Keeper:
@@ -59,16 +62,25 @@ class Keeper:
             self._tell(f"No checkpoint could be written at step {state.step}: {_line(error)}. It is tried again.")
 
     def at_end(self, state: RunState) -> None:
-        """See `Checkpoints.at_end`."""
-        if self._hurry() or self.has(state.step):
-            return
-        try:
-            self._write(state)
-        except (ProcessLost, ClusterLost):
-            return  # which is why it ends
-        except (OSError, Damaged, RemoteError) as error:
-            before = f"the one at step {self.latest.record.state.step} remains" if self.latest else "there is none"
-            self._tell(f"The last checkpoint could not be written: {_line(error)}. Of earlier ones {before}.")
+        """See `Checkpoints.at_end`. One that cannot be written is tried again and again, as the folder's files are."""
+        deadline = self._clock() + PATIENCE
+        told = False
+        while not (self._hurry() or self.has(state.step)):
+            try:
+                self._write(state)
+            except (ProcessLost, ClusterLost):
+                return  # which is why it ends
+            except (OSError, Damaged, RemoteError) as error:
+                problem = f"The last checkpoint could not be written: {_line(error)}."
+                if self._clock() >= deadline:
+                    before = (
+                        f"the one at step {self.latest.record.state.step} remains" if self.latest else "there is none"
+                    )
+                    return self._tell(f"{problem} Of earlier ones {before}.")
+                if not told:
+                    self._tell(f"{problem} It is tried again for {PATIENCE:g} seconds.")
+                told = True
+                time.sleep(PAUSE)
 
     def has(self, step: int) -> bool:
         """Whether the latest checkpoint is of that step."""

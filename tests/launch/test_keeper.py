@@ -1,6 +1,7 @@
 """When checkpoints are written, and what becomes of failures."""
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,16 +168,42 @@ def test_the_last_one_is_written_once_and_not_in_a_hurry(setting: Setting) -> No
     assert keeper.has(2)
 
 
-def test_what_fails_at_the_end_hides_nothing(setting: Setting) -> None:
+def test_the_last_one_is_tried_again_for_a_minute(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a disk that is full when a run ends costs no step, if somebody makes room; and hides nothing if not."""
     keeper = setting.keeper(checkpoint_steps=1)
     keeper.between_steps(at(1))
+    room = 30.0
 
+    def full() -> None:
+        if setting.now < room:
+            raise OSError(28, "No space left on device")
+
+    def sleep(seconds: float) -> None:
+        setting.now += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    setting.ranks.fails = full
+    again = "The last checkpoint could not be written: [Errno 28] No space left on device. It is tried again for 60 seconds."
+    keeper.at_end(at(2))
+    assert (setting.steps, setting.now, setting.told) == ([1, 2], 30.0, [again])
+    room = 1000.0
+    keeper.at_end(at(3))
+    assert (setting.steps, setting.now) == ([1, 2], 90.0)
+    assert setting.told[1:] == [
+        again,
+        "The last checkpoint could not be written: [Errno 28] No space left on device. Of earlier ones the one at "
+        "step 2 remains.",
+    ]
+
+
+def test_a_second_signal_ends_the_attempts_at_the_last_one(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
         raise OSError(28, "No space left on device")
 
+    def sleep(seconds: float) -> None:
+        setting.hurry = True
+
+    monkeypatch.setattr(time, "sleep", sleep)
     setting.ranks.fails = full
-    keeper.at_end(at(2))
-    assert setting.told == [
-        "The last checkpoint could not be written: [Errno 28] No space left on device. Of earlier ones the one at "
-        "step 1 remains."
-    ]
+    setting.keeper().at_end(at(2))
+    assert len(setting.told) == 1
