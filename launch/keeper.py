@@ -62,7 +62,7 @@ class Keeper:
             self._tell(f"No checkpoint could be written at step {state.step}: {_line(error)}. It is tried again.")
 
     def at_end(self, state: RunState) -> None:
-        """See `Checkpoints.at_end`. One that cannot be written is tried again and again, as the folder's files are."""
+        """See `Checkpoints.at_end`. One that cannot be written is tried again for a minute, as a run's files are."""
         deadline = self._clock() + PATIENCE
         told = False
         while not (self._hurry() or self.has(state.step)):
@@ -73,14 +73,15 @@ class Keeper:
             except (OSError, Damaged, RemoteError) as error:
                 problem = f"The last checkpoint could not be written: {_line(error)}."
                 if self._clock() >= deadline:
-                    before = (
-                        f"the one at step {self.latest.record.state.step} remains" if self.latest else "there is none"
-                    )
-                    return self._tell(f"{problem} Of earlier ones {before}.")
+                    self._tell(f"{problem} Of earlier ones {self._remains()}.")
+                    return
                 if not told:
                     self._tell(f"{problem} It is tried again for {PATIENCE:g} seconds.")
                 told = True
                 time.sleep(PAUSE)
+
+    def _remains(self) -> str:
+        return f"the one at step {self.latest.record.state.step} remains" if self.latest else "there is none"
 
     def has(self, step: int) -> bool:
         """Whether the latest checkpoint is of that step."""

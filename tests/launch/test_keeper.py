@@ -183,17 +183,14 @@ def test_the_last_one_is_tried_again_for_a_minute(setting: Setting, monkeypatch:
 
     monkeypatch.setattr(time, "sleep", sleep)
     setting.ranks.fails = full
-    again = "The last checkpoint could not be written: [Errno 28] No space left on device. It is tried again for 60 seconds."
+    problem = "The last checkpoint could not be written: [Errno 28] No space left on device."
+    again = f"{problem} It is tried again for 60 seconds."
     keeper.at_end(at(2))
     assert (setting.steps, setting.now, setting.told) == ([1, 2], 30.0, [again])
     room = 1000.0
     keeper.at_end(at(3))
     assert (setting.steps, setting.now) == ([1, 2], 90.0)
-    assert setting.told[1:] == [
-        again,
-        "The last checkpoint could not be written: [Errno 28] No space left on device. Of earlier ones the one at "
-        "step 2 remains.",
-    ]
+    assert setting.told[1:] == [again, f"{problem} Of earlier ones the one at step 2 remains."]
 
 
 def test_a_second_signal_ends_the_attempts_at_the_last_one(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
