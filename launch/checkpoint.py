@@ -12,8 +12,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.jsonable import NotThisRecord, from_json, to_json
 from trainer.state import RunState
@@ -117,6 +119,15 @@ def latest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
+def latest_settings(folder: Path) -> Mapping[str, Any] | None:
+    """What `Record.config` of the latest one says, read in no time: without verifying that all of it is there."""
+    found = paths(folder)
+    with suppress(ValueError):
+        settings = json.loads(str(_unverified(found[-1], "config"))) if found else None
+        return settings if isinstance(settings, dict) else None
+    return None
+
+
 def paths(folder: Path) -> list[Path]:
     """Of all checkpoints, the earliest first, damaged ones included."""
     return sorted(folder.glob(f"{PREFIX}*"), key=lambda path: (len(path.name), path.name))
@@ -135,12 +146,17 @@ def prune(folder: Path, kept: int) -> None:
 
 
 def _evaluated(path: Path) -> float | None:
-    """`Record.evaluated`, read without verifying: a damaged checkpoint is not the best one."""
+    """`Record.evaluated`; of a damaged checkpoint None, for that is not the best one."""
+    value = _unverified(path, "evaluated")
+    return value if isinstance(value, float) else None
+
+
+def _unverified(path: Path, name: str) -> object:
+    """A field of the record, None where there is none."""
     try:
-        value = json.loads((path / "record.json").read_text(encoding="utf-8"))["evaluated"]
+        return json.loads((path / "record.json").read_text(encoding="utf-8"))[name]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return value if isinstance(value, float) else None
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -77,10 +77,11 @@ def gpus_of(config: Config) -> int:
     return cluster.gpus(address)
 
 
-def prepare(config: Config, trains: bool = False) -> Prepared:
+def prepare(config: Config, trains: bool = False, refuse: Callable[[Config], None] = lambda _: None) -> Prepared:
     """Reads model and data and checks them against the configuration, the quick before the slow.
 
-    trains: whether ranks are going to be started too.
+    trains: whether ranks are going to be started too. refuse: raises ConfigError for a whole configuration that is of
+    no use, before anything is read.
     Raises ConfigError, TaskError: the input cannot be used; the message says why and what to do.
     """
     if os.environ.get("HF_HUB_OFFLINE") == "1":
@@ -88,6 +89,7 @@ def prepare(config: Config, trains: bool = False) -> Prepared:
     tracking.refuse_missing_wandb(config)
     gpus = gpus_of(config)
     config = derived(config, gpus)
+    refuse(config)
     trust = config.model.trust_remote_code
     preflight.refuse_too_few_gpus(config, gpus, trains)
     if trains:

@@ -45,6 +45,12 @@ def refuse_another_run(checkpoint: Checkpoint, config: Config, now: Mapping[str,
     return _differences(then, now)
 
 
+def refuse_other_settings(before: Mapping[str, Any], config: Config) -> None:
+    """Before model and data are read. before: the settings that the run began with. Raises ConfigError."""
+    if problems := [*_other_settings(before, config)]:
+        raise ConfigError(*problems)
+
+
 def identity(prepared: Prepared) -> Mapping[str, str]:
     """Hashes of what a run depends on besides its configuration, and versions."""
     task = prepared.config.task

@@ -22,12 +22,11 @@ from configs.errors import ConfigError
 from configs.schema import Config
 from launch.errors import RemoteError
 from launch.limited import limited
-from launch.processes import guard
+from launch.processes import guard, own_ray
 from launch.processes.address import cluster_address
 from launch.processes.guard import MARK
 from launch.processes.session import environment, session, unheard
 from launch.processes.stuck import ended_if_stuck
-from launch.processes.watch import own_ray_lost
 
 LOOPBACK = "127.0.0.1"
 
@@ -114,7 +113,7 @@ def _client(address: str) -> Any:
 
 @contextmanager
 def _ours(config: Config) -> Iterator[None]:
-    with session() as folder, ended_if_stuck(own_ray_lost):
+    with session() as folder, ended_if_stuck(own_ray.lost):
         try:
             _start(config, folder)
             yield

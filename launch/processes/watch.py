@@ -5,14 +5,13 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch.errors import ClusterLost, ProcessLost
-from launch.processes import heartbeat
+from launch.processes import heartbeat, own_ray
 from launch.processes.heartbeat import Beat
 from trainer.ports import Interrupted
 
@@ -49,6 +48,7 @@ class Watch:
         self._actors: dict[str, Any] = {}
         self._limits: dict[str, float] = {}
         self._beats: dict[str, tuple[Beat, float]] = {}
+        self._stopped: dict[int, float] = {}  # since when
         self._answered = clock()
         self._looked = clock()
 
@@ -69,7 +69,7 @@ class Watch:
         for actor in self._actors.values():
             ray.kill(actor)
         deadline = self._clock() + ORDERLY
-        while any(_state(beat.pid) for beat in near) and self._clock() < deadline:
+        while any(own_ray.state(beat.pid) for beat in near) and self._clock() < deadline:
             time.sleep(0.1)
         for beat in near:
             _kill_here(beat.pid)
@@ -91,7 +91,7 @@ class Watch:
         """
         if self._interrupted() and not (ranks_only or to_the_end):
             raise Interrupted
-        if gone := own_ray_lost():
+        if gone := own_ray.lost():
             raise ClusterLost(f"While {phase}: Ray's {gone}. All processes of the run end with it.")
         now = self._clock()
         if now - self._looked < LOOK:
@@ -99,8 +99,10 @@ class Watch:
         if now - self._looked > 2 * LOOK + STORE:
             # Nobody looked meanwhile, or this process was stopped: what is old says nothing about the others.
             self._beats = {name: (beat, now) for name, (beat, _) in self._beats.items()}
+            self._stopped = {}
             self._answered = now
         self._looked = now
+        self._stopped = {pid: self._stopped.get(pid, now) for pid in own_ray.stopped_workers()}
         try:
             beats = heartbeat.latest(self._actors.values(), STORE)
         except ray.exceptions.RayError as error:
@@ -114,6 +116,7 @@ class Watch:
             if ranks_only and not name.startswith("rank"):
                 continue
             self._judge(name, beats.get(heartbeat.key_of(actor)), now, phase)
+        self._end_nameless(now)
 
     def _judge(self, name: str, beat: Beat | None, now: float, phase: str) -> None:
         if beat is None:  # its process has not started
@@ -121,12 +124,19 @@ class Watch:
         known, since = self._beats.get(name, (None, now))
         if known != beat:
             self._beats[name] = beat, now
-        elif now - since > self._limits[name]:
+        elif now - since > (SILENT if beat.pid in self._stopped else self._limits[name]):
             raise ProcessLost(
                 f"While {phase}: {name} (process {beat.pid}) has not answered for {now - since:.0f} seconds: it is "
                 "stopped, or its machine is.",
                 name,
             )
+
+    def _end_nameless(self, now: float) -> None:
+        """Those that are stopped before their first beat: Ray would wait for them, and tells whose process ended."""
+        named = {beat.pid for beat, _ in self._beats.values()}
+        for pid, since in self._stopped.items():
+            if now - since > SILENT and pid not in named:
+                _kill_here(pid)
 
 
 def _kill(beat: Beat) -> None:
@@ -141,25 +151,3 @@ def _kill(beat: Beat) -> None:
 def _kill_here(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def own_ray_lost() -> str | None:
-    """What became of a process of the Ray that this process has started, if one is dead or stopped."""
-    node: Any = ray._private.worker._global_node
-    processes: dict[str, list[Any]] = node.all_processes if node else {}
-    for name in ("gcs_server", "raylet"):
-        for one in processes.get(name, ()):
-            if one.process.poll() is not None:
-                return f"process {name} has ended"
-            state = _state(one.process.pid)
-            if state == "T":
-                return f"process {name} is stopped"
-    return None
-
-
-def _state(pid: int) -> str:
-    """Linux's letter for what a process does; empty where there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.loading import parse
 from launch import hardware, run
 from launch.__main__ import BAD_INPUT, main
 
@@ -188,14 +189,45 @@ print(status, *{"ray", "torch"} & set(sys.modules))
 """
 
 
-def test_neither_torch_nor_ray_is_imported_for_a_refusal(model: str, tmp_path: Path) -> None:
-    """They take seconds."""
-    (tmp_path / "config.yaml").write_text(
+def imported(folder: Path, *arguments: str) -> tuple[str, list[str]]:
+    """What a command says before it ends with `BAD_INPUT`, and which of the slow libraries it imported for that."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    status, *slow = done.stdout.splitlines()[-1].split()
+    assert int(status) == BAD_INPUT, done.stderr
+    return done.stderr, slow
+
+
+def written(folder: Path, model: Path | str) -> str:
+    (folder / "config.yaml").write_text(
         f"task: {{name: comparison, size: 8}}\nmodel: {{path: {model}}}\nrun: {{max_steps: 1}}"
     )
-    too_many = ["train", str(tmp_path / "config.yaml"), "--sampling.prompts_per_step=9"]
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED, *too_many], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert "sampling.prompts_per_step: 9 is larger than the data set" in done.stderr
-    assert done.stdout.splitlines()[-1] == str(BAD_INPUT)
+    return str(folder / "config.yaml")
+
+
+@pytest.mark.parametrize("family", ["as it is", "qwen3"])
+def test_neither_torch_nor_ray_is_imported_for_a_refusal(family: str, model: str, tmp_path: Path) -> None:
+    """They take seconds."""
+    copied = Path(shutil.copytree(model, tmp_path / "model"))
+    if family != "as it is":
+        for name, changed in (
+            ("config.json", {"model_type": family}),
+            ("tokenizer_config.json", {"tokenizer_class": "Qwen2Tokenizer"}),
+        ):
+            values = json.loads((copied / name).read_text())
+            (copied / name).write_text(json.dumps({**values, **changed}))
+    said, slow = imported(tmp_path, "train", written(tmp_path, copied), "--sampling.prompts_per_step=9")
+    assert "sampling.prompts_per_step: 9 is larger than the data set" in said
+    assert slow == []
+
+
+def test_nor_for_a_run_that_cannot_go_on(model: str, tmp_path: Path) -> None:
+    config = parse(written(tmp_path, model), [])
+    said, slow = imported(tmp_path, "train", "--resume", str(tmp_path))
+    assert "there is no whole checkpoint" in said and slow == []
+    latest = tmp_path / "checkpoints" / "step-000001"
+    latest.mkdir(parents=True)
+    (latest / "record.json").write_text(json.dumps({"config": config.model_dump_json()}))
+    said, slow = imported(tmp_path, "train", "--resume", str(tmp_path), "--seed=1")
+    assert "seed: 1 is not what the run began with, 0" in said and slow == []

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ NEVER_GENERIC = {
     *("ministral", "ministral3", "mistral", "mistral3", "mixtral", "pixtral", "voxtral", "voxtral_realtime"),
 }
 """Model types for which AutoTokenizer may take another class, though the tokenizer's settings name that one."""
+
+SHIPPED = {
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next"), "qwen2.Qwen2Tokenizer"),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "gemma.GemmaTokenizer"),
+    "gpt2": "gpt2.GPT2Tokenizer",
+}
+"""Model type -> the class of its tokenizer in transformers.models, which AutoTokenizer takes if the tokenizer's
+settings name it as well. Of the families that are trained most."""
 
 
 class ModelError(ValueError):
@@ -251,10 +260,8 @@ def linear_layers(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mappin
 def load_tokenizer(model: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
     """The model's tokenizer (`PreTrainedTokenizerBase`), as AutoTokenizer gives it. Raises ModelError."""
     try:
-        if _is_generic(Path(model)):  # without AutoTokenizer, which takes seconds to import torch
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast.from_pretrained(model)
+        if known := _known_class(Path(model)):  # without AutoTokenizer, which takes seconds to import torch
+            return known.from_pretrained(model)
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code, revision=revision or "main")
@@ -265,16 +272,22 @@ def load_tokenizer(model: str | Path, trust_remote_code: bool = False, revision:
         ) from error
 
 
-def _is_generic(folder: Path) -> bool:
-    """Whether AutoTokenizer is known to take the generic class; not for a hub id, whose files are elsewhere."""
+def _known_class(folder: Path) -> Any:
+    """The class that AutoTokenizer is known to take, or None; also for a hub id, whose files are elsewhere."""
     if not (folder / "tokenizer_config.json").is_file():
-        return False
+        return None
     tokenizer, model = _json_object(folder / "tokenizer_config.json"), _json_object(folder / "config.json")
-    return (
-        tokenizer.get("tokenizer_class") in GENERIC
-        and "auto_map" not in tokenizer
-        and model.get("model_type") not in NEVER_GENERIC
-    )
+    name, kind = tokenizer.get("tokenizer_class"), model.get("model_type")
+    if "auto_map" in tokenizer:
+        return None
+    if name in GENERIC and kind not in NEVER_GENERIC:
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    family, _, shipped = SHIPPED.get(str(kind), "").partition(".")
+    if shipped and name in (shipped, f"{shipped}Fast"):
+        return getattr(import_module(f"transformers.models.{family}.tokenization_{family}"), shipped)
+    return None
 
 
 def _json_object(file: Path) -> dict[str, Any]:

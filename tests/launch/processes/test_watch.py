@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from launch.errors import ClusterLost, ProcessLost
-from launch.processes import heartbeat, watch
+from launch.processes import heartbeat, own_ray
 from launch.processes.heartbeat import Beat
 from launch.processes.watch import SILENT, SILENT_AT_START, WITHOUT_RAY, Watch
 from trainer.ports import Interrupted
@@ -52,7 +52,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(heartbeat, "latest", world.latest)
     monkeypatch.setattr(heartbeat, "key_of", lambda actor: actor.key)
-    monkeypatch.setattr(watch, "own_ray_lost", lambda: None)
+    monkeypatch.setattr(own_ray, "lost", lambda: None)
     return world
 
 
@@ -143,7 +143,7 @@ def test_a_store_that_does_not_answer(world: World) -> None:
 
 
 def test_rays_own_processes_are_looked_after(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "own_ray_lost", lambda: "process raylet has ended")
+    monkeypatch.setattr(own_ray, "lost", lambda: "process raylet has ended")
     watching = watched(world)
     world.now += 1
     with pytest.raises(ClusterLost, match="While updating: Ray's process raylet has ended"):
@@ -168,3 +168,16 @@ def test_what_is_waited_for_to_the_end_may_be_lost(world: World) -> None:
     world.now += 1
     with pytest.raises(ProcessLost, match="While sampling: engine 0"):
         watching.look("sampling", to_the_end=True)
+
+
+def test_one_that_is_seen_to_be_stopped_is_lost_as_soon_while_it_starts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = watched(world)
+    world.actors.append(Actor("engine 0"))
+    watching.add("engine 0", world.actors[0])
+    world.seconds(watching, 2)
+    world.actors[0].alive = False
+    monkeypatch.setattr(own_ray, "stopped_workers", lambda: {4711})
+    with pytest.raises(ProcessLost, match=r"engine 0 \(process 4711\) has not answered for 9 seconds"):
+        world.seconds(watching, SILENT + 2)

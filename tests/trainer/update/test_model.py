@@ -15,6 +15,7 @@ from tests.tiny import load_tiny_model, make_tiny_model
 from trainer.update.model import (
     GENERIC,
     NEVER_GENERIC,
+    SHIPPED,
     ModelError,
     context_length,
     linear_layers,
@@ -66,6 +67,25 @@ def test_shapes_of_weights_are_read_from_the_files(model: str, tmp_path: Path) -
 def test_a_tokenizer_is_the_one_that_auto_tokenizer_gives(model: str) -> None:
     tokenizer, expected = load_tokenizer(model), AutoTokenizer.from_pretrained(model)
     assert type(tokenizer) is type(expected)
+    assert tokenizer.init_kwargs == expected.init_kwargs
+    assert tokenizer.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+@pytest.mark.parametrize("ending", ["", "Fast"])
+def test_a_family_s_tokenizer_is_the_one_that_auto_tokenizer_gives(
+    kind: str, ending: str, model: str, tmp_path: Path
+) -> None:
+    """With a fast tokenizer's files, which these classes read in their own way."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(model) / name, tmp_path)
+    configured(tmp_path, model_type=kind)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = SHIPPED[kind].partition(".")[2] + ending
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer, expected = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert type(tokenizer) is type(expected)
+    assert type(tokenizer).__name__ == SHIPPED[kind].partition(".")[2]
     assert tokenizer.init_kwargs == expected.init_kwargs
     assert tokenizer.backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
 
