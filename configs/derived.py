@@ -1,11 +1,15 @@
-"""The settings whose null depends on where a run takes place: how many processes, and how engines use a GPU."""
+"""The settings whose null depends on where a run takes place: how many processes, and how engines use a GPU. What
+depends on memory as well (`launch.fitted`) has the values that go without saying."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from configs.schema import Config
+from configs.schema import Config, Section
 
 DEDICATED, SHARED = 0.9, 0.45
 """Share of a GPU's memory for an engine that has it for itself, and for one beside a rank."""
+
+MICRO_BATCH_TOKENS = 4096
 
 
 def derived(config: Config, gpus: int) -> Config:
@@ -17,17 +21,21 @@ def derived(config: Config, gpus: int) -> Config:
     engines, ranks = processes(engine.engines, training.ranks, engine.tensor_parallel_size, gpus)
     workers = engine.tensor_parallel_size
     dedicated = workers > 1 or has_own_gpus(gpus, engines, workers, ranks)  # of several GPUs none can be shared
-    values: dict[str, Any] = {
-        "engines": engines,
-        "gpu_memory_utilization": DEDICATED if dedicated else SHARED,
-        "enforce_eager": gpus == 0,
+    values: dict[str, dict[str, Any]] = {
+        "engine": {
+            "engines": engines,
+            "gpu_memory_utilization": DEDICATED if dedicated else SHARED,
+            "enforce_eager": gpus == 0,
+        },
+        "training": {"ranks": ranks, "micro_batch_tokens": MICRO_BATCH_TOKENS, "gradient_checkpointing": False},
     }
-    missing = {name: value for name, value in values.items() if getattr(engine, name) is None}
-    return config.model_copy(
-        update={
-            "engine": engine.model_copy(update=missing),
-            "training": training.model_copy(update={"ranks": ranks}),
-        }
+    return config.model_copy(update={name: _filled(getattr(config, name), new) for name, new in values.items()})
+
+
+def _filled(section: Section, values: Mapping[str, Any]) -> Section:
+    """With the values where it has none."""
+    return section.model_copy(
+        update={name: value for name, value in values.items() if getattr(section, name) is None}
     )
 
 

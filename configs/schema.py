@@ -532,16 +532,17 @@ class TrainingSettings(Section):
     vllm_importance_sampling_clip_max: float = Field(
         default=3.0, gt=1, le=MILLION, description="Highest weight of that correction."
     )
-    micro_batch_tokens: int = Field(
-        default=4096,
+    micro_batch_tokens: Derived[int] = Field(
+        default=NULL,
         ge=1,
         le=BILLION,
-        description="Token-tree tokens in one forward and backward pass; less takes less memory.",
+        description="Token-tree tokens in one forward and backward pass; less takes less memory. null is the most of "
+        "8192 (4096 without GPUs) halved as often as memory asks for, and 4096 on a cluster's GPUs.",
     )
-    gradient_checkpointing: bool = Field(
-        default=False,
+    gradient_checkpointing: Derived[bool] = Field(
+        default=NULL,
         description="Keep no activations inside the model's layers and compute them again in the backward pass: "
-        "less memory, about a third more time.",
+        "less memory, about a third more time. null does so where there is no memory for 1024 tokens otherwise.",
     )
     threads: int | None = Field(
         default=None, ge=1, le=10_000, description="CPU threads per rank; null shares out the cores."

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from configs.derived import derived
@@ -11,6 +11,7 @@ from configs.errors import ConfigError
 from configs.machine import machine_bytes
 from configs.schema import Config
 from launch import hardware, preflight
+from launch.fitted import fitted
 from launch.logger import tracking
 from launch.memory_plan import Hardware, Load, MemoryPlan, memory_plan, refuse_shortage
 from launch.processes.address import cluster_address
@@ -88,7 +89,7 @@ def prepare(config: Config, trains: bool = False, refuse: Callable[[Config], Non
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     tracking.refuse_missing_wandb(config)
     gpus = gpus_of(config)
-    config = derived(config, gpus)
+    asked, config = config, derived(config, gpus)
     refuse(config)
     trust = config.model.trust_remote_code
     preflight.refuse_too_few_gpus(config, gpus, trains)
@@ -127,6 +128,11 @@ def prepare(config: Config, trains: bool = False, refuse: Callable[[Config], Non
     needed = longest + config.sampling.max_completion_length
     length = config.engine.max_model_len or min(limit, needed + 1)
     prepared = Prepared(config, gpus, model.name, model.revision, length, shape, adapter, task)
-    if gpus and cluster_address(config) is None:
-        refuse_shortage(prepared.memory_plan(hardware.gpu_bytes(), trains), config)
+    if cluster_address(config) is not None:
+        return prepared  # its machines are known once it is there
+    gpu_bytes = hardware.gpu_bytes() if gpus else None
+    config = fitted(asked.training, config, lambda one: replace(prepared, config=one).memory_plan(gpu_bytes, True))
+    prepared = replace(prepared, config=config)
+    if gpus:
+        refuse_shortage(prepared.memory_plan(gpu_bytes, trains), config)
     return prepared

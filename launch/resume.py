@@ -19,11 +19,12 @@ MAY_CHANGE = frozenset(
         *("run", "cluster", "tracking"),  # sections
         *("engine.engines", "engine.threads", "engine.kv_cache_gib"),
         *("engine.gpu_memory_utilization", "engine.enforce_eager"),
-        *("training.ranks", "training.threads", "task.reward_timeout", "task.reward_workers"),
+        *("training.ranks", "training.threads", "training.micro_batch_tokens", "training.gradient_checkpointing"),
+        *("task.reward_timeout", "task.reward_workers"),
     }
 )
 """Settings that a run may go on with otherwise: they do not say what is learnt, only where, how long and how fast.
-Other numbers of processes and threads round otherwise."""
+Other numbers of processes, threads and tokens at once round otherwise."""
 
 MUST_STAY = frozenset({"run.evaluation_prompts"})
 """Of these sections."""
