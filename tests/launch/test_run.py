@@ -1,10 +1,23 @@
+"""What a run is told by, and what it is made of; whole runs are in tests/end_to_end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from launch.run import exit_status
-from tests.launch.samples import result
+from generation.groups import EXAMPLE_GROUP, Group
+from launch import run
+from launch.logger.display import Display
+from launch.logger.run_folder import RunFolder
+from launch.run import TrainingRun, exit_status
+from tests.launch.samples import config, result
+from tests.launch.test_resume import prepared
 from trainer.ending import Stop, Target
+from trainer.ports import Ports
 
 
 @pytest.mark.parametrize(
@@ -21,3 +34,35 @@ from trainer.ending import Stop, Target
 )
 def test_the_exit_status_follows_from_why_the_run_stopped(stop: Stop, target: Target, status: int) -> None:
     assert exit_status(replace(result(), stop=stop, target=target)) == status
+
+
+def test_the_scorer_gets_a_group_while_others_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What engines tell of a group that is complete begins its scoring."""
+    begun: list[Group] = []
+
+    class Scorer:
+        def __init__(self, *_: Any) -> None: ...
+
+        def begin(self, group: Group) -> None:
+            begun.append(group)
+
+        def close(self) -> None: ...
+
+    @contextmanager
+    def processes(*_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(on_group=None), SimpleNamespace(dtype="float32")
+
+    def train(_: Any, ports: Ports, *__: Any, **___: Callable[..., Any]) -> Any:
+        engines: Any = ports.generator
+        engines.on_group(EXAMPLE_GROUP)
+        return result()
+
+    monkeypatch.setattr(run, "TaskScorer", Scorer)
+    monkeypatch.setattr(run, "connected", nullcontext)
+    monkeypatch.setattr(run.start, "processes", processes)
+    monkeypatch.setattr(run.loop, "train", train)
+    (tmp_path / "model").mkdir()
+    settings = config(run={"directory": str(tmp_path), "save_model": False}, tracking={"tensorboard": False})
+    with Display(settings) as display:
+        TrainingRun(prepared(tmp_path / "model", settings), RunFolder.create(settings), display).run(None)
+    assert begun == [EXAMPLE_GROUP]
