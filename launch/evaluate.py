@@ -26,7 +26,7 @@ def evaluate_model(config: Config) -> int:
         console.print(shown(Text(text, style="dim")))
 
     phase("reading model and data")
-    prepared = prepare(config)
+    prepared = prepare(config, trainable=False)
     task = prepared.task
     with (
         closing(TaskScorer(task, config.task.reward_workers)) as scorer,

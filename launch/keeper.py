@@ -6,7 +6,7 @@ from collections.abc import Callable
 from configs.schema import Config
 from launch import checkpoint
 from launch.checkpoint import Checkpoint, Damaged, Record
-from launch.errors import ClusterLost, ProcessLost, RemoteError
+from launch.errors import ClusterLost, ProcessFailed, ProcessLost, RemoteError
 from launch.logger.run_folder import PATIENCE, RunFolder
 from launch.processes.pool import Ranks
 from trainer.state import RunState
@@ -72,7 +72,8 @@ class Keeper:
                 return  # which is why it ends
             except (OSError, Damaged, RemoteError) as error:
                 problem = f"The last checkpoint could not be written: {_line(error)}."
-                if self._clock() >= deadline:
+                lasts = isinstance(error, RemoteError) and not isinstance(error, ProcessFailed)
+                if lasts or self._clock() >= deadline:
                     self._tell(f"{problem} Of earlier ones {self._remains()}.")
                     return
                 if not told:

@@ -25,6 +25,7 @@ from trainer.update.model import (
     linear_layers,
     load_config,
     load_tokenizer,
+    refuse_untrainable,
     resolve,
     shape_of,
     weight_shapes,
@@ -78,11 +79,16 @@ def gpus_of(config: Config) -> int:
     return cluster.gpus(address)
 
 
-def prepare(config: Config, trains: bool = False, refuse: Callable[[Config], None] = lambda _: None) -> Prepared:
+def prepare(
+    config: Config,
+    trains: bool = False,
+    trainable: bool = True,
+    refuse: Callable[[Config], None] = lambda _: None,
+) -> Prepared:
     """Reads model and data and checks them against the configuration, the quick before the slow.
 
-    trains: whether ranks are going to be started too. refuse: raises ConfigError for a whole configuration that is of
-    no use, before anything is read.
+    trains: whether ranks are going to be started too. trainable: whether it must be possible to train the model.
+    refuse: raises ConfigError for a whole configuration that is of no use, before anything is read.
     Raises ConfigError, TaskError: the input cannot be used; the message says why and what to do.
     """
     if os.environ.get("HF_HUB_OFFLINE") == "1":
@@ -119,7 +125,10 @@ def prepare(config: Config, trains: bool = False, refuse: Callable[[Config], Non
         preflight.refuse_misfits(config, task.prompts, limit, gpus > 0, task.held_out)
         preflight.refuse_unknown_arguments(config)
         # It checks all other values; last, because it takes seconds to import torch.
-        text = load_config(model.folder, trust).get_text_config()
+        whole = load_config(model.folder, trust)
+        if trainable:
+            refuse_untrainable(model.folder, whole, trust)
+        text = whole.get_text_config()
         preflight.refuse_uneven_heads(config, getattr(text, "num_attention_heads", None))
         shape = shape_of(model.folder, text, parameters)
     except ModelError as error:

@@ -12,7 +12,7 @@ import pytest
 from configs.schema import Config
 from launch import checkpoint
 from launch.checkpoint import Record
-from launch.errors import ProcessFailed, ProcessLost
+from launch.errors import ProcessFailed, ProcessLost, RemoteError
 from launch.keeper import Keeper
 from launch.logger.run_folder import RunFolder
 from launch.processes.pool import Ranks
@@ -191,6 +191,20 @@ def test_the_last_one_is_tried_again_for_a_minute(setting: Setting, monkeypatch:
     keeper.at_end(at(3))
     assert (setting.steps, setting.now) == ([1, 2], 90.0)
     assert setting.told[1:] == [again, f"{problem} Of earlier ones the one at step 2 remains."]
+
+
+def test_what_would_fail_again_is_not_tried_again(setting: Setting) -> None:
+    """Ranks that hold other weights than the state is of, as after a step that was broken off."""
+
+    def other() -> None:
+        raise RemoteError("Rank 0 holds weights policy version 108, and version 107 was to be saved.")
+
+    setting.ranks.fails = other
+    setting.keeper().at_end(at(2))
+    assert setting.told == [
+        "The last checkpoint could not be written: Rank 0 holds weights policy version 108, and version 107 was to be "
+        "saved. Of earlier ones there is none."
+    ]
 
 
 def test_a_second_signal_ends_the_attempts_at_the_last_one(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -367,6 +367,30 @@ def load_config(model: str | Path, trust_remote_code: bool = False, revision: st
         raise _unusable(model, error) from error
 
 
+def refuse_untrainable(folder: Path, config: Any, trust_remote_code: bool = False) -> None:
+    """On torch's `meta` device, where weights take neither time nor memory.
+
+    config: of `load_config`. Raises ModelError: no model that token trees can be computed with.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trainer.update.policy import check_reads_trees
+
+    try:
+        with torch.device("meta"), torch.no_grad():
+            check_reads_trees(
+                AutoModelForCausalLM.from_config(
+                    config, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+                )
+            )
+    except Exception as error:  # of the architecture's own code, too
+        raise ModelError(
+            f"model.path = {str(folder)!r} cannot be trained: {_first_line(error).partition('. ')[0]}. Take a model whose attention is "
+            "one of transformers' own, such as those of the Llama, Qwen, Gemma, Mistral, Phi and OLMo families."
+        ) from error
+
+
 def shape_of(folder: Path, text: Any, parameters: int | None) -> ModelShape:
     """See `model_shape`. Raises ModelError: a number is missing."""
     try:

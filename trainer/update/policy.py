@@ -106,11 +106,20 @@ def logits_at_once(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory) // (LOGITS_SHARE * torch.float32.itemsize)
 
 
+class _LastHiddenState(BaseModelOutputWithPast):
+    """What a head needs of the layers. Of the rest, such as the router's logits of a mixture of experts, there is
+    none."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 class _Identity(torch.nn.Module):
     """In the place of a model's layers: what goes in is what comes out."""
 
-    def forward(self, inputs_embeds: Any, **_: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *_: Any, inputs_embeds: Any, **__: Any) -> BaseModelOutputWithPast:
+        return _LastHiddenState(last_hidden_state=inputs_embeds)
 
 
 def head_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -138,6 +147,12 @@ def check_reads_trees(model: PreTrainedModel) -> None:
         reason = "it has layers other than full or sliding-window attention, which cannot skip tree branches"
     elif not model._supports_attention_backend:
         reason = "its attention is its own and takes no other in its place"
+    if reason is None:
+        try:
+            with torch.no_grad():
+                head_of(model)(inputs_embeds=model.get_input_embeddings().weight[None, :1], use_cache=False)
+        except Exception as error:  # noqa: BLE001 - whatever its own code raises
+            reason = f"its head cannot be computed without its layers ({type(error).__name__}: {error})"
     if reason:
         raise ValueError(f"{name} cannot be trained on token trees: {reason}.")
 

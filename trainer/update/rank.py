@@ -12,7 +12,7 @@ from typing import Any
 from configs.loading import merged
 from configs.schema import TrainingSettings
 from generation.engine import seed_of
-from trainer.update import lora
+from trainer.update import file_format, lora
 from trainer.update.forest import Forest
 from trainer.update.rendezvous import store
 from trainer.update.report import SUMMED, RankReport
@@ -284,7 +284,7 @@ class Rank:
         return float(norm)
 
     def weights(self) -> Iterator[tuple[str, Any]]:
-        """Every weight by its name in the Hugging Face format, whole, in the model's dtype, with its adapter merged.
+        """Every weight by its module's name, whole, in the model's dtype, with its adapter merged.
 
         With ZeRO stage 3 each is gathered when its turn comes, on all ranks: they must iterate together.
         """
@@ -292,12 +292,34 @@ class Rank:
             with _gathered(weight.parts):
                 yield weight.name, weight.whole()
 
+    def published(self) -> Iterator[tuple[str, Any]]:
+        """The same as the model's own files have them (`trainer.update.file_format`), for engines to load."""
+        model = self._engine.module.model
+        for group in self._groups():
+            with _gathered([part for weight in group for part in weight.parts]):
+                yield from file_format.in_files(model, {weight.name: weight.whole() for weight in group})
+
     def metadata(self) -> list[tuple[str, Any, tuple[int, ...]]]:
-        """Name, dtype and whole shape of what `weights` yields, without gathering."""
+        """Name, dtype and whole shape of what `published` yields, without gathering."""
+        import torch
+
+        def shape(weight: lora.Weight) -> Any:
+            whole = getattr(weight.base, "ds_shape", weight.base.shape)
+            return torch.empty(whole, dtype=weight.base.dtype, device="meta")
+
         return [
-            (weight.name, weight.base.dtype, tuple(getattr(weight.base, "ds_shape", weight.base.shape)))
-            for weight in lora.weights(self._engine.module.model)
+            (name, weight.dtype, tuple(weight.shape))
+            for group in self._groups()
+            for name, weight in file_format.in_files(
+                self._engine.module.model, {weight.name: shape(weight) for weight in group}
+            )
         ]
+
+    def _groups(self) -> list[list[lora.Weight]]:
+        """All weights, those together that files have together."""
+        model = self._engine.module.model
+        found = {weight.name: weight for weight in lora.weights(model)}
+        return [[found[name] for name in group] for group in file_format.together(model, list(found))]
 
     def save(self, folder: str, policy_version: int) -> None:
         """Writes all that is needed to go on: the optimizer's state, and the model with its tokenizer in Hugging Face

@@ -62,7 +62,7 @@ class _CountedWeights:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         self.checksum = 0
-        for name, weight in self._rank.weights():
+        for name, weight in self._rank.published():
             self.checksum = (self.checksum + term(name, weight)) % MODULUS
             yield name, weight
 
