@@ -102,6 +102,6 @@ def _run(job: Job, rank: int, path: Path) -> Done:
     if job.save:
         worker.save(str(path.parent / job.name), len(job.steps))
     # As they are published. Buckets do not copy, and ZeRO stage 3 takes each weight apart again after its turn.
-    buckets = list(pack_weights(worker.weights()))
+    buckets = list(pack_weights(worker.published()))
     weights = {name: weight.clone() for data, layout in buckets for name, weight in unpack(data, layout)}
     return Done(tuple(reports), weights, tuple(micro_batches), error)

@@ -201,10 +201,8 @@ def test_what_would_fail_again_is_not_tried_again(setting: Setting) -> None:
 
     setting.ranks.fails = other
     setting.keeper().at_end(at(2))
-    assert setting.told == [
-        "The last checkpoint could not be written: Rank 0 holds weights policy version 108, and version 107 was to be "
-        "saved. Of earlier ones there is none."
-    ]
+    (said,) = setting.told
+    assert said.endswith("and version 107 was to be saved. Of earlier ones there is none.")
 
 
 def test_a_second_signal_ends_the_attempts_at_the_last_one(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

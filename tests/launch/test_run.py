@@ -13,9 +13,11 @@ from generation.groups import EXAMPLE_GROUP, Group
 from launch import run
 from launch.logger.display import Display
 from launch.logger.run_folder import RunFolder
+from launch.processes import start
 from launch.run import TrainingRun, exit_status
 from tests.launch.samples import config, result
 from tests.launch.test_resume import prepared
+from trainer import loop
 from trainer.ending import Stop, Target
 from trainer.ports import Ports
 
@@ -59,8 +61,8 @@ def test_the_scorer_gets_a_group_while_others_are_sampled(tmp_path: Path, monkey
 
     monkeypatch.setattr(run, "TaskScorer", Scorer)
     monkeypatch.setattr(run, "connected", nullcontext)
-    monkeypatch.setattr(run.start, "processes", processes)
-    monkeypatch.setattr(run.loop, "train", train)
+    monkeypatch.setattr(start, "processes", processes)
+    monkeypatch.setattr(loop, "train", train)
     (tmp_path / "model").mkdir()
     settings = config(run={"directory": str(tmp_path), "save_model": False}, tracking={"tensorboard": False})
     with Display(settings) as display:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def together(model: Any, names: Sequence[str]) -> list[list[str]]:
-    """`names` in groups that `in_files` takes: most weights by themselves, those that make one of the files' together.
+    """`names` in groups that `in_files` takes: those that make one of the files' weights together, most alone.
 
     model: a `PreTrainedModel`. names: of all its weights.
     """

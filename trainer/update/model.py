@@ -385,8 +385,9 @@ def refuse_untrainable(folder: Path, config: Any, trust_remote_code: bool = Fals
                 )
             )
     except Exception as error:  # of the architecture's own code, too
+        problem = _first_line(error).partition(". ")[0]
         raise ModelError(
-            f"model.path = {str(folder)!r} cannot be trained: {_first_line(error).partition('. ')[0]}. Take a model whose attention is "
+            f"model.path = {str(folder)!r} cannot be trained: {problem}. Take a model whose attention is "
             "one of transformers' own, such as those of the Llama, Qwen, Gemma, Mistral, Phi and OLMo families."
         ) from error
 

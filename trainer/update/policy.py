@@ -148,9 +148,10 @@ def check_reads_trees(model: PreTrainedModel) -> None:
     elif not model._supports_attention_backend:
         reason = "its attention is its own and takes no other in its place"
     if reason is None:
+        embeddings: Any = model.get_input_embeddings()
         try:
             with torch.no_grad():
-                head_of(model)(inputs_embeds=model.get_input_embeddings().weight[None, :1], use_cache=False)
+                head_of(model)(inputs_embeds=embeddings.weight[None, :1], use_cache=False)
         except Exception as error:  # noqa: BLE001 - whatever its own code raises
             reason = f"its head cannot be computed without its layers ({type(error).__name__}: {error})"
     if reason:

@@ -1,0 +1,97 @@
+"""A mixture of experts: engines load its weights anew, and say what transformers says with them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM, set_seed
+
+from configs.schema import EngineSettings, SamplingSettings
+from generation.buckets import pack
+from generation.checksum import checksum
+from generation.engine import Engine, EngineSpec, SampleRequest
+from tests.tiny import CONTEXT, VOCABULARY, random_prompt, tiny_tokenizer
+from trainer.update.file_format import in_files, together
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """vLLM binds threads to cores and sets environment variables: other tests get the process back as it was."""
+    cores, environment, threads = os.sched_getaffinity(0), dict(os.environ), torch.get_num_threads()
+    set_seed(0)
+    tokenizer = tiny_tokenizer()
+    config = MixtralConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        num_local_experts=4,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    MixtralForCausalLM(config).float().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    yield tmp_path
+    os.sched_setaffinity(0, cores)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def test_experts_are_loaded_anew(folder: Path) -> None:
+    model: Any = MixtralForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    engine = Engine(
+        EngineSpec(
+            model=str(folder),
+            revision=None,
+            dtype="float32",
+            trust_remote_code=False,
+            context_length=CONTEXT,
+            backend="shared_memory",
+            gpu=False,
+            sleeps=False,
+            engine=EngineSettings(engines=1, gpu_memory_utilization=0.45, enforce_eager=True),
+            sampling=SamplingSettings(max_completion_length=4),
+        )
+    )
+    for version in (0, 1, 2):
+        if version:
+            weights = changed(model, version)
+            engine.start_weight_update()
+            for data, layout in pack(weights, 50_000):
+                engine.update_weights({"data": data, "layout": layout})
+            engine.finish_weight_update(str(version))
+            engine.confirm(version, checksum(weights))
+        assert gap(model, engine) < 1e-4
+
+
+def changed(model: Any, seed: int) -> list[tuple[str, torch.Tensor]]:
+    """Moves all of the model's weights; what its files would have now."""
+    generator = torch.Generator().manual_seed(seed)
+    named = dict(model.named_parameters())
+    for weight in named.values():
+        weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.02)
+    groups = together(model, list(named))
+    return [one for group in groups for one in in_files(model, {name: named[name] for name in group})]
+
+
+def gap(model: Any, engine: Engine) -> float:
+    """Between the log-probabilities of the engine's samples and what the model makes of them, the largest."""
+    prompt = random_prompt(9)
+    (group,) = engine.sample([SampleRequest(prompt, 16, 1.0, 1)])
+    gaps = []
+    for completion in group.completions:
+        ids = torch.tensor([[*prompt.token_ids, *completion.token_ids]])
+        logprobs = model(input_ids=ids).logits[0, len(prompt.token_ids) - 1 : -1].log_softmax(-1)
+        expected = logprobs.gather(-1, ids[0, len(prompt.token_ids) :, None])[:, 0]
+        gaps.append(float((expected - torch.tensor(list(completion.logprobs))).abs().max()))
+    return max(gaps)
