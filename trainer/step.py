@@ -133,7 +133,8 @@ def logged(run: Run, state: RunState, happened: Happened, ports: Ports) -> RunSt
     """Hands the step to the logger; the state after it, with an alarm if there is reason for one."""
     report = happened.report
     # An older policy than the trainer's differs from it without anything being wrong.
-    if report and not happened.policy_lag and (text := alarm.mismatch(report.logprob_gap, run.dtype)):
+    lora = run.config.training.lora_rank is not None
+    if report and not happened.policy_lag and (text := alarm.mismatch(report.logprob_gap, run.dtype, lora)):
         state = warn(state, ports, "logprob_gap", text)
     metrics = measure(run.config, happened, state.curriculum.prompts_solved, run.reward_names)
     ports.logger.step(metrics, happened.treated)
