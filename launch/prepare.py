@@ -127,7 +127,7 @@ def prepare(
         # It checks all other values; last, because it takes seconds to import torch.
         whole = load_config(model.folder, trust)
         if trainable:
-            refuse_untrainable(model.folder, whole, trust)
+            refuse_untrainable(model.folder, whole, config.training, trust)
         text = whole.get_text_config()
         preflight.refuse_uneven_heads(config, getattr(text, "num_attention_heads", None))
         shape = shape_of(model.folder, text, parameters)

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.models.auto import AutoModelForCausalLM
 
+from configs.schema import TrainingSettings
 from tests.equivalence.dense import CONFIGS, SIZES, dense_loss, relative_gap, tiny_model, tree_loss
 from tests.equivalence.test_lora import LESSONS
+from trainer.update import lora
 from trainer.update.forest import pack
-from trainer.update.model import ModelError, refuse_untrainable
+from trainer.update.model import ModelError, linear_layers, refuse_untrainable, weight_shapes
 from trainer.update.policy import Policy
 
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
@@ -44,7 +47,7 @@ def configuration(family: str, **sizes: Any) -> Any:
 @pytest.mark.parametrize("family", TRAINED)
 def test_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration(family, **TRAINED[family])
-    refuse_untrainable(Path("model"), config)
+    refuse_untrainable(Path("model"), config, TrainingSettings())
     monkeypatch.setitem(CONFIGS, family, config)
     model, old = tiny_model(family), tiny_model(family)
     loss, gradients = tree_loss(Policy(model), pack(LESSONS, 2, 12), old=Policy(old), reference=None, beta=0.0)
@@ -57,4 +60,20 @@ def test_gradients(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("family", REFUSED)
 def test_refusals(family: str) -> None:
     with pytest.raises(ModelError, match=rf"^model\.path = 'folder' cannot be trained: {family}.*{REFUSED[family]}"):
-        refuse_untrainable(Path("folder"), configuration(family))
+        refuse_untrainable(Path("folder"), configuration(family), TrainingSettings())
+
+
+@pytest.mark.parametrize("family", ["Qwen3Moe", "Mixtral"])
+def test_adapters_are_beside_layers_and_not_beside_experts(family: str, tmp_path: Path) -> None:
+    config = configuration(family, **TRAINED[family])
+    model: Any = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    layers = linear_layers(tmp_path, weight_shapes(tmp_path) or {})
+    training = TrainingSettings(lora_rank=3)
+    lora.adapted(model, training)
+    assert {weight.name.removesuffix(".weight") for weight in lora.weights(model) if weight.layer} == layers.keys()
+    factors = [weight for name, weight in model.named_parameters() if weight.requires_grad]
+    assert sum(factor.numel() for factor in factors) == lora.adapter_size(layers, training)
+    refuse_untrainable(tmp_path, config, training)
+    with pytest.raises(ModelError, match=r"^training\.lora_target_modules"):
+        refuse_untrainable(tmp_path, config, TrainingSettings(lora_rank=3, lora_target_modules=("gate",)))

@@ -49,11 +49,13 @@ def adapted(model: Any, training: TrainingSettings) -> Any:
     from peft.tuners.lora import Linear, LoraLayer
 
     targets = training.lora_target_modules
+    # peft's own "all-linear" takes experts and their routers too, which are parameters and no layers.
+    names = sorted(_linear(model)) if targets == ALL_LINEAR else list(targets)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=training.lora_rank,
         lora_alpha=training.lora_alpha or 2 * training.lora_rank,
-        target_modules=ALL_LINEAR[0] if targets == ALL_LINEAR else list(targets),
+        target_modules=names,
     )
     try:
         peft_model = get_peft_model(model, config, ADAPTER, autocast_adapter_dtype=False)
@@ -66,6 +68,17 @@ def adapted(model: Any, training: TrainingSettings) -> Any:
                 "Leave it out."
             )
     return peft_model
+
+
+def _linear(model: Any) -> Iterator[str]:
+    """Names of all linear layers but the head."""
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear | Conv1D) and layer is not head:
+            yield name
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from configs.schema import TrainingSettings
 from rewards.errors import TaskError
 from rewards.prompts import Message
 from trainer.update.hub import HubError, fetched
@@ -247,14 +248,19 @@ def _shapes(file: Path) -> Sequence[tuple[str, tuple[int, ...]]]:
 
 def linear_layers(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
     """Of `weight_shapes` those of linear layers, by the layers' names, without embeddings and head, which have a row
-    for each word. `context_length` has read the folder's config.json before."""
+    for each word, and without experts and their routers, which transformers holds as parameters. `context_length` has
+    read the folder's config.json before."""
     config = _json_object(folder / "config.json")
     words = (config.get("text_config") or config).get("vocab_size")
     return {
         name.removesuffix(".weight"): shape
         for name, shape in shapes.items()
-        if name.endswith(".weight") and len(shape) == 2 and shape[0] != words
+        if name.endswith(".weight") and len(shape) == 2 and shape[0] != words and not _of_experts(name)
     }
+
+
+def _of_experts(name: str) -> bool:
+    return ".experts." in name or name.endswith((".gate.weight", ".router.weight"))
 
 
 def load_tokenizer(model: str | Path, trust_remote_code: bool = False, revision: str | None = None) -> Any:
@@ -367,23 +373,29 @@ def load_config(model: str | Path, trust_remote_code: bool = False, revision: st
         raise _unusable(model, error) from error
 
 
-def refuse_untrainable(folder: Path, config: Any, trust_remote_code: bool = False) -> None:
+def refuse_untrainable(
+    folder: Path, config: Any, training: TrainingSettings, trust_remote_code: bool = False
+) -> None:
     """On torch's `meta` device, where weights take neither time nor memory.
 
-    config: of `load_config`. Raises ModelError: no model that token trees can be computed with.
+    config: of `load_config`. Raises ModelError: it is no model that token trees can be computed with, or an adapter
+    cannot be beside the layers that it is asked for.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from trainer.update import lora
     from trainer.update.policy import check_reads_trees
 
     try:
         with torch.device("meta"), torch.no_grad():
-            check_reads_trees(
-                AutoModelForCausalLM.from_config(
-                    config, attn_implementation="sdpa", trust_remote_code=trust_remote_code
-                )
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation="sdpa", trust_remote_code=trust_remote_code
             )
+            check_reads_trees(model)
+            lora.adapted(model, training)
+    except ModelError:
+        raise
     except Exception as error:  # of the architecture's own code, too
         problem = _first_line(error).partition(". ")[0]
         raise ModelError(
