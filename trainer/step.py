@@ -52,6 +52,7 @@ from trainer.run import Run
 from trainer.signal.advantages import Lesson
 from trainer.signal.overlong import soft_punished
 from trainer.signal.rollout import Rollout, Sampled
+from trainer.signal.step_size import step_size
 from trainer.signal.thinning import thinned
 from trainer.signal.treatment import Treated, is_stuck, treat
 from trainer.state import RunState
@@ -115,7 +116,9 @@ def packed(run: Run, state: RunState, treated: Sequence[Treated]) -> Batch | Non
     """What the ranks get of the step's groups; None if no group teaches. state: before the step."""
     training = run.config.training
     lessons = [_thinned(run, state, one.lesson) for one in treated if one.lesson is not None]
-    return pack(lessons, training.ranks, training.micro_batch_tokens) if lessons else None
+    if not lessons:
+        return None
+    return replace(pack(lessons, training.ranks, training.micro_batch_tokens), step_size=step_size(treated))
 
 
 def collected(

@@ -19,14 +19,16 @@ from trainer.update.report import RankReport
 class DenseRank(Rank):
     """A rank whose update takes a padded row for every sample; `Rank.update` of it takes trees all the same."""
 
-    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
+    def update(
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float = 1.0
+    ) -> RankReport:
         """See `Rank.update`: the same numbers, the dense way."""
         rows = dense(forests, self._spec.training.micro_batch_tokens)
         policies: list[Any] = [policy for policy in (self._engine.module, self._reference) if policy is not None]
         for policy in policies:
             policy.forward = partial(padded_logprobs, policy.model)
         try:
-            return super().update(rows, num_samples, num_tokens)
+            return super().update(rows, num_samples, num_tokens, step_size)
         finally:
             for policy in policies:
                 del policy.forward

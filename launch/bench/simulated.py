@@ -72,7 +72,9 @@ class SimulatedRank:
     def ready(self) -> None:
         """It is."""
 
-    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
+    def update(
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float = 1.0
+    ) -> RankReport:
         return replace(NO_UPDATE, grad_norm=1.0, learning_rate=1e-5)
 
     def listener(self) -> tuple[str, int]:

@@ -111,8 +111,10 @@ class RankProcess:
         """The rank to host; benchmarks have one of their own."""
         return Rank(spec)
 
-    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
-        report = self._rank.update(forests, num_samples, num_tokens)
+    def update(
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float = 1.0
+    ) -> RankReport:
+        report = self._rank.update(forests, num_samples, num_tokens, step_size)
         self._rank.release()
         return report
 

@@ -40,7 +40,7 @@ class Ranks:
         """See `Learner.update`."""
         self.before_update()
         calls = {
-            name: actor.update.remote(forests, batch.num_samples, batch.num_tokens)
+            name: actor.update.remote(forests, batch.num_samples, batch.num_tokens, batch.step_size)
             for (name, actor), forests in zip(self.actors.items(), batch.forests, strict=True)
         }
         timeout = self._config.cluster.update_timeout

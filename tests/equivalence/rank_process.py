@@ -22,7 +22,7 @@ class Job:
     """What a new `Rank` is to do: an update for each of `steps`, in turn.
 
     load: go on from what a job of another name saved, and how many updates that had made. save: afterwards.
-    lagged: see `RankSpec`.
+    lagged: see `RankSpec`. step_sizes: of each update (`Rank.update`); 1 without them.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Job:
     load: tuple[str, int] | None = None
     save: bool = False
     lagged: bool = False
+    step_sizes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ def _run(job: Job, rank: int, path: Path) -> Done:
         name, updates = job.load
         worker.load(str(path.parent / name), updates)
     reports, micro_batches, error = [], [], None
-    for lessons in job.steps:
+    for lessons, step_size in zip(job.steps, job.step_sizes or [1.0] * len(job.steps), strict=True):
         batch = pack(lessons, job.training.ranks, job.training.micro_batch_tokens)
         micro_batches.append(len(batch.forests[rank]))
         try:
-            reports.append(worker.update(batch.forests[rank], batch.num_samples, batch.num_tokens))
+            reports.append(worker.update(batch.forests[rank], batch.num_samples, batch.num_tokens, step_size))
         except UpdateError as refusal:
             error = str(refusal)
             break

@@ -56,6 +56,7 @@ def lessons(count: int, seed: int) -> tuple[Lesson, ...]:
 
 
 STEPS = (lessons(4, 1), lessons(4, 2))
+SHORT = (0.25, 1e-6)
 UNEVEN = (lessons(3, 3), lessons(3, 4))
 ONE = (lessons(1, 5),)
 MANY = {1: 512, 2: 64}
@@ -96,6 +97,8 @@ JOBS = {
         replace(job("lagged", 1, 1, **HARDER), lagged=True),
         job("broken", 1, 1, (BROKEN,)),
         job("nothing", 1, 1, ()),
+        job("one step", 1, 1, STEPS[:1]),
+        replace(job("short steps, zero 1", 1, 1), step_sizes=SHORT),
         job("as sampled", 1, 1, STEPS[:1], vllm_importance_sampling_mode="off"),
         job("recalled", 1, 1, (tuple(map(recalled, STEPS[0])),)),
         job("twelve", 1, 1, STEPS * 6, learning_rate=1e-4),
@@ -110,6 +113,7 @@ JOBS = {
     ],
     2: [
         *(job(f"zero {stage}", 2, stage) for stage in range(4)),
+        *(replace(job(f"short steps, zero {stage}", 2, stage), step_sizes=SHORT) for stage in (0, 2, 3)),
         *(job(f"uneven, zero {stage}", 2, stage, UNEVEN, loss_type="dapo") for stage in (0, 2, 3)),
         *(job(f"harder, zero {stage}", 2, stage, **HARDER) for stage in (1, 3)),
         *(job(f"bfloat16, zero {stage}", 2, stage, STEPS * 6, "bfloat16", learning_rate=1e-4) for stage in range(4)),
@@ -209,6 +213,19 @@ def assert_same_reports(ours: Sequence[Done], theirs: Sequence[Done]) -> None:
         assert found.grad_norm > 0
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5 if step == 0 else 1e-4)
         assert len({report.grad_norm for report in reports}) == 1
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 0), (2, 2), (2, 3)])
+def test_an_update_may_be_a_short_step(results: Results, ranks: int, zero_stage: int) -> None:
+    """A quarter of a whole one, and then hardly any: each is of the learning rate itself."""
+    done, (once,), before = results(ranks, f"short steps, zero {zero_stage}"), results(1, "one step"), start(results)
+    lengths = []
+    for name, weight in once.weights.items():
+        whole = weight - before[name]
+        lengths.append(((done[0].weights[name] - before[name]) / whole)[whole.abs() > 0.5 * LEARNING_RATE])
+    assert float(torch.cat(lengths).median()) == pytest.approx(0.25, rel=0.01)
+    rates = [report.learning_rate for report in done[0].reports]
+    assert rates == [pytest.approx(size * LEARNING_RATE) for size in SHORT]
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])

@@ -66,6 +66,7 @@ class Batch:
         of the two.
     tree_tokens: nodes over all forests but the empty ones: tokens that the model processes.
     dense_tokens: tokens that one row per sample that takes part in the loss would process, padding not counted.
+    step_size: share of the learning rate that the update takes (`trainer.signal.step_size`).
     """
 
     forests: tuple[tuple[Forest, ...], ...]
@@ -73,6 +74,7 @@ class Batch:
     num_tokens: int
     tree_tokens: int
     dense_tokens: int
+    step_size: float = 1.0
 
 
 EMPTY_FOREST = Forest(

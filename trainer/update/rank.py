@@ -181,16 +181,18 @@ class Rank:
                     master = dithered(parameter.detach(), seed_of(self._spec.seed, name))
                 safe_set_full_fp32_param(parameter, master)
 
-    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int) -> RankReport:
+    def update(
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float = 1.0
+    ) -> RankReport:
         """`num_iterations` updates on this rank's micro-batches.
 
-        num_samples, num_tokens: of the whole batch, as in `Batch`.
+        num_samples, num_tokens: of the whole batch, as in `Batch`. step_size: share of the learning rate.
         Raises UpdateError: loss or gradient norm is not finite.
         """
         old: list[Any] = []
         iterations = range(self._spec.training.num_iterations)
         before = self.policy_version
-        reports = [self._iterate(forests, num_samples, num_tokens, old) for _ in iterations]
+        reports = [self._iterate(forests, num_samples, num_tokens, step_size, old) for _ in iterations]
         self.policy_version = None if before is None else before + 1
         return RankReport(
             **{
@@ -199,7 +201,9 @@ class Rank:
             }
         )
 
-    def _iterate(self, forests: Sequence[Forest], num_samples: int, num_tokens: int, old: list[Any]) -> RankReport:
+    def _iterate(
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float, old: list[Any]
+    ) -> RankReport:
         """One update. old: log-probabilities before the first one, a tensor for each forest; filled by it."""
         import torch
 
@@ -208,7 +212,7 @@ class Rank:
 
         training = self._spec.training
         sizes = Sizes(num_samples, num_tokens, self._spec.max_completion_length)
-        learning_rate = self._engine.get_lr()[0]
+        learning_rate = self._engine.get_lr()[0] * step_size
         sums = dict.fromkeys(SUMMED, 0.0)
         for index, forest in enumerate(forests):
             inputs = policy_inputs(forest, self._device)
@@ -246,6 +250,8 @@ class Rank:
                 "rewards."
             )
         self.policy_version = None  # until all iterations are done, the weights are of none
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate  # the schedule sets it anew after each update
         grad_norm = self._step()
         if not math.isfinite(grad_norm):
             raise UpdateError(
