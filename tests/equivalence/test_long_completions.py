@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = range(3, 10)
-MORE = 1.15
-"""Times the seconds of dense rows: what other programs on the machine may make of an equal cost."""
+MORE = 1.3
+"""Times the seconds of dense rows: what other programs on the machine may make of an equal cost. Measured:
+0.98 to 1.12 alone, up to 1.2 beside others."""
 
 
 @pytest.mark.timeout(400)

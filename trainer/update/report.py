@@ -60,7 +60,8 @@ class RankReport:
     learning_rate: float = metric(
         "Policy and update",
         "that the update was made with",
-        healthy="the course that `training.lr_scheduler_type` and `warmup_steps` ask for",
+        healthy="the course that `training.lr_scheduler_type` and `warmup_steps` ask for, times the root of the "
+        "share of groups that are not solved",
         reduction="same",
         panel=Panel("Gradient", "learning rate", ".3g"),
     )
