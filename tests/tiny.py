@@ -31,6 +31,18 @@ TEMPLATE = (
 CONTEXT = 256
 """Positions of the model."""
 
+SIZES: dict[str, Any] = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,  # the smallest that vLLM's attention has on a CPU
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.2,  # far from the flat start, so that every token and position matters
+}
+
 
 def make_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0, taught: bool = False) -> str:
     """Writes the model in Hugging Face format; the folder as text, as `model.path` takes it.
@@ -41,15 +53,7 @@ def make_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0, taught: b
     set_seed(seed)
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,  # the smallest that vLLM's attention has on a CPU
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.2,  # far from the flat start, so that every token and position matters
+        **SIZES,
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

@@ -28,6 +28,7 @@ from generation.engine import Engine, EngineError, EngineSpec, SampleRequest, se
 from generation.groups import Completion, Group
 from launch.hardware import has_gpu
 from rewards.prompts import Prompt
+from tests.generation.own_process import undone
 from tests.generation.test_drawing import allowed
 from tests.statistics import SUSPICIOUS, surprise
 from tests.tiny import CONTEXT, END, VOCABULARY, load_tiny_model, make_tiny_model, random_prompt
@@ -92,15 +93,9 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """vLLM binds threads to cores and sets environment variables: other tests get the process back as it was."""
-    cores, environment, threads = os.sched_getaffinity(0), dict(os.environ), torch.get_num_threads()
     folder = make_tiny_model(tmp_path_factory.mktemp("model"), tied=ENGINE != "stock")
-    pair = Pair(folder, fork="off" if ENGINE == "stock" else "auto", vllm=CRAMPED if ENGINE == "cramped" else {})
-    yield pair
-    os.sched_setaffinity(0, cores)
-    os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(threads)
+    with undone():
+        yield Pair(folder, fork="off" if ENGINE == "stock" else "auto", vllm=CRAMPED if ENGINE == "cramped" else {})
 
 
 def ask(prompt: Prompt = PROMPT, num_generations: int = 16, temperature: float = 1.0, seed: int = 1) -> SampleRequest:

@@ -1,6 +1,5 @@
 """A mixture of experts: engines load its weights anew, and say what transformers says with them."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,37 +12,20 @@ from configs.schema import EngineSettings, SamplingSettings
 from generation.buckets import pack
 from generation.checksum import checksum
 from generation.engine import Engine, EngineSpec, SampleRequest
-from tests.tiny import CONTEXT, VOCABULARY, random_prompt, tiny_tokenizer
+from tests.generation.own_process import undone
+from tests.tiny import CONTEXT, SIZES, random_prompt, tiny_tokenizer
 from trainer.update.file_format import in_files, together
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """vLLM binds threads to cores and sets environment variables: other tests get the process back as it was."""
-    cores, environment, threads = os.sched_getaffinity(0), dict(os.environ), torch.get_num_threads()
     set_seed(0)
     tokenizer = tiny_tokenizer()
-    config = MixtralConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        num_local_experts=4,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    config = MixtralConfig(**SIZES, num_local_experts=4, bos_token_id=None, eos_token_id=tokenizer.eos_token_id)
     MixtralForCausalLM(config).float().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    yield tmp_path
-    os.sched_setaffinity(0, cores)
-    os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(threads)
+    with undone():
+        yield tmp_path
 
 
 @torch.no_grad()

@@ -180,6 +180,16 @@ def test_a_cache_that_takes_nothing_is_named(
     assert f"cannot be unpacked to {cache}" in error and "Set XDG_CACHE_HOME" in error
 
 
+def test_a_model_that_cannot_be_trained_is_refused_before_anything_starts(
+    place: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(model, place / "other"))
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "model_type": "stablelm"}))
+    error = refused(f"good.yaml --model.path={folder}", place, model, monkeypatch, capsys)
+    assert "cannot be trained: StableLmForCausalLM cannot be trained on token trees" in error
+
+
 IMPORTED = """
 import sys
 from launch.__main__ import main

@@ -6,6 +6,7 @@ import pytest
 
 from configs.derived import derived
 from configs.schema import Config
+from launch import hardware, prepare
 from launch.fitted import fitted
 from launch.memory_plan import Hardware, Load, memory_plan
 from tests.launch.test_memory_plan import EIGHT, GIB
@@ -54,3 +55,13 @@ def test_a_rank_on_a_gpu_has_what_is_left_of_it() -> None:
     assert found(SMALL, 1, 80 * GIB) == (8192, False)
     assert found(EIGHT, 8, 80e9, zero_stage=2, ranks=4) == (2048, False)
     assert found(EIGHT, 8, 60e9, zero_stage=2, ranks=4) == (4096, True)
+
+
+def test_a_run_is_prepared_with_what_fits(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Config.model_validate({"model": {"path": model}, "task": {"name": "comparison"}, "run": {"max_steps": 1}})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
+    for memory, expected in ((1000 * GIB, (4096, False)), (1 * GIB, (1024, True))):
+        monkeypatch.setattr(prepare, "machine_bytes", lambda memory=memory: memory)
+        training = prepare.prepare(asked).config.training
+        assert (training.micro_batch_tokens, training.gradient_checkpointing) == expected

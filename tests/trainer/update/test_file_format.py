@@ -1,6 +1,7 @@
 """Weights leave as the model's own files have them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from transformers.models.auto import AutoModelForCausalLM
 
 from tests.equivalence.dense import SIZES
 from trainer.update.file_format import in_files, together
+from trainer.update.rank import Rank
 
 CONFIGS: dict[str, Any] = {
     "as they are": LlamaConfig(**SIZES),
@@ -36,3 +38,14 @@ def test_names_shapes_and_values_are_those_of_the_files(name: str, tmp_path: Pat
     assert [(name, tuple(weight.shape)) for name, weight in planned] == [
         (name, tuple(weight.shape)) for name, weight in found
     ]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_rank_publishes_what_files_have_and_says_so_before(name: str, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(CONFIGS[name]).save_pretrained(tmp_path)
+    rank: Any = object.__new__(Rank)  # without its group of processes
+    rank._engine = SimpleNamespace(module=SimpleNamespace(model=AutoModelForCausalLM.from_pretrained(tmp_path)))
+    published, expected = list(rank.published()), load_file(tmp_path / "model.safetensors")
+    assert {name for name, _ in published} == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in published)
+    assert rank.metadata() == [(name, weight.dtype, tuple(weight.shape)) for name, weight in published]
