@@ -22,16 +22,16 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from generation.buckets import Data, Layout, unpack
-from generation.checksum import MODULUS, term
+from generation.checksum import Checksum
 from generation.reloading import InPlace, in_place
 
 
 class _Watched:
     """A model whose `load_weights` adds what it is given to a checksum."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, loaded: Checksum) -> None:
         self._model = model
-        self.checksum = 0
+        self._loaded = loaded
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -41,28 +41,40 @@ class _Watched:
 
     def _watch(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         for name, weight in weights:
-            self.checksum = (self.checksum + term(name, weight)) % MODULUS
+            self._loaded.add(name, weight)
             yield name, weight
 
 
 class _Verified(WeightTransferEngine[Any, Any]):
-    """Adds `loaded_checksum`, of all weights loaded since `start_weight_update`, to a back end."""
+    """A back end that keeps the checksum of all weights loaded since `start_weight_update`, and loads in place
+    where it can."""
 
-    loaded_checksum = 0
+    loaded: Checksum | None = None
+    _in_place: InPlace | None = None
 
     def start_weight_update(self) -> None:
-        self.loaded_checksum = 0
-        super().start_weight_update()  # type: ignore[safe-super]
+        if self.loaded is None:
+            self._in_place = in_place(self.model)
+        self.loaded = Checksum()
+        if self._in_place:
+            self._in_place.start()
+        else:
+            super().start_weight_update()  # type: ignore[safe-super]
 
     def receive_weights(self, update_info: Any) -> None:
+        assert self.loaded is not None
         model = self.model
-        watched = _Watched(model)
-        self.model = watched  # type: ignore[assignment]
+        self.model = _Watched(model, self.loaded)  # type: ignore[assignment]
         try:
             super().receive_weights(update_info)  # type: ignore[safe-super]
         finally:
             self.model = model
-        self.loaded_checksum = (self.loaded_checksum + watched.checksum) % MODULUS
+
+    def finish_weight_update(self) -> None:
+        if self._in_place:
+            self._in_place.finish(self.model_config)
+        else:
+            super().finish_weight_update()  # type: ignore[safe-super]
 
 
 @dataclass
@@ -89,23 +101,16 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo
     update_info_cls = SharedMemoryUpdateInfo
 
     _in_place: InPlace | None = None
-    _layerwise = False
 
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
         pass
 
     def start_weight_update(self) -> None:
-        if self._in_place is None and not self._layerwise:
-            self._in_place = in_place(self.model)
-            self._layerwise = self._in_place is None
-        if self._in_place:
-            self._in_place.start()
-        else:
-            for module in self.model.modules():
-                method: Any = getattr(module, "quant_method", None)
-                if getattr(method, "moe_kernel", None) is not None:
-                    method.moe_kernel = None  # or vLLM would not pack the experts for it again
-            initialize_layerwise_reload(self.model)
+        for module in self.model.modules():
+            method: Any = getattr(module, "quant_method", None)
+            if getattr(method, "moe_kernel", None) is not None:
+                method.moe_kernel = None  # or vLLM would not pack the experts for it again
+        initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
         model: Any = self.model
@@ -114,9 +119,6 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[SharedMemoryInitInfo
         model.load_weights(weights if self._in_place else ((name, weight.clone()) for name, weight in weights))
 
     def finish_weight_update(self) -> None:
-        if self._in_place:
-            self._in_place.finish(self.model_config)
-            return
         finalize_layerwise_reload(self.model, self.model_config)
         # A head tied to the embeddings is not named in a checkpoint, so vLLM's reload passes it by; but on CPU it
         # multiplies by a packed copy of the weights, which is still the old one.
@@ -134,6 +136,10 @@ class VerifiedSharedMemory(_Verified, SharedMemoryWeightTransferEngine):
 
 class VerifiedIPC(_Verified, IPCWeightTransferEngine):
     """`ipc` with a checksum."""
+
+    def finish_weight_update(self) -> None:
+        super().finish_weight_update()
+        self._packed_importer.close()  # vLLM's own form does so, and is not called where weights are loaded in place
 
 
 class VerifiedNCCL(_Verified, NCCLWeightTransferEngine):
@@ -154,7 +160,8 @@ class LoadedChecksum:
 
     def loaded_checksum(self) -> int:
         """Checksum of the weights loaded by the latest update."""
-        return self.weight_transfer_engine.loaded_checksum
+        loaded = self.weight_transfer_engine.loaded
+        return loaded.value() if loaded else 0
 
 
 def backend(name: str) -> str:

@@ -45,12 +45,13 @@ def changed(column: NDArray[Number], numbers: Sequence[int], values: ArrayLike) 
 
 def dtypes(record: Any) -> dict[str, np.dtype[np.generic]]:
     """Field -> dtype, of a record whose fields are all `NDArray[...]`."""
-    return {name: np.dtype(_innermost(hint)) for name, hint in get_type_hints(record).items()}
+    return {name: dtype_of(hint) for name, hint in get_type_hints(record).items()}
 
 
-def _innermost(hint: Any) -> Any:
-    """The scalar type: NumPy 2.5 has `NDArray[scalar]` as it stands, releases before it `ndarray[shape,
+def dtype_of(hint: Any) -> np.dtype[np.generic]:
+    """Of `NDArray[scalar]`, which NumPy 2.5 leaves as it stands, and releases before it turn into `ndarray[shape,
     dtype[scalar]]`."""
     while arguments := get_args(hint):
         hint = arguments[-1]
-    return hint
+    found: np.dtype[np.generic] = np.dtype(hint)
+    return found

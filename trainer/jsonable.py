@@ -14,6 +14,9 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
+
+from trainer.columns import dtype_of
 
 Record = TypeVar("Record")
 
@@ -66,8 +69,8 @@ def _as(kind: Any, value: Any, where: str) -> Any:
         return _expected(value in arguments, kind, value, where)
     if is_dataclass(kind):
         return _read_dataclass(kind, value, where)
-    if origin is np.ndarray:
-        return _read_array(np.dtype(get_args(arguments[1])[0]), value, where)
+    if origin in (np.ndarray, NDArray):
+        return _read_array(dtype_of(kind), value, where)
     if origin is tuple and arguments[-1] is Ellipsis:
         return tuple(_read(arguments[0], one, f"{where}[{index}]") for index, one in enumerate(value))
     if origin is tuple:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from configs.schema import VLLM_OWN, EngineSettings, SamplingSettings
 from generation.buckets import pack, unpack
-from generation.checksum import MODULUS, checksum, term
+from generation.checksum import MODULUS, checksum
 from generation.drawing import Truncation
 from generation.engine import Engine, EngineSpec, distinct, seed_of
 from generation.forking import Branch, Split
@@ -201,7 +201,7 @@ def test_a_checksum_sees_names_and_values_and_not_the_order(some: Weights, data:
     whole = checksum(some)
     assert 0 <= whole < MODULUS
     assert checksum(data.draw(st.permutations(some))) == whole
-    assert sum(term(name, weight) for name, weight in some) % MODULUS == whole
+    assert sum(checksum([one]) for one in some) % MODULUS == whole
     if not some:
         return
     index = data.draw(st.integers(0, len(some) - 1))
@@ -218,7 +218,7 @@ def test_a_checksum_reads_slices_that_are_not_aligned() -> None:
     whole = torch.arange(40, dtype=torch.uint8)
     for start in range(9):
         part = whole[start : start + 16]
-        assert term("w", part) == term("w", part.clone())
+        assert checksum([("w", part)]) == checksum([("w", part.clone())])
 
 
 def test_exchanged_weights_change_the_checksum() -> None:

@@ -19,10 +19,13 @@ from launch.bench.measure import machine, versions
 
 ROOT = Path(__file__).parents[2]
 
+EAGER = ["--engine.enforce_eager", "true"]
+"""A compiled engine takes minutes to start where nothing was compiled before. The first benchmark has one."""
+
 BENCHES: Mapping[str, Sequence[str]] = {
     "generation": ["--num-generations", "16,64,256", "--prompts", "4"],
-    "update": ["--num-generations", "64,256", "--prompts", "1", "--training.micro_batch_tokens", "16384"],
-    "step": ["--num-generations", "64", "--prompts", "4"],
+    "update": [*EAGER, "--num-generations", "64,256", "--prompts", "1", "--training.micro_batch_tokens", "16384"],
+    "step": [*EAGER, "--num-generations", "64", "--prompts", "4"],
 }
 
 TESTS: Mapping[str, Sequence[str]] = {
@@ -60,7 +63,7 @@ def main(output: Path, minutes: float) -> int:
 def _demo(output: Path, until: float) -> dict[str, Any]:
     """The run of `make demo`, without compiling its engine; its steps, seconds, reward, and the median share of a
     step outside sampling and update."""
-    words = ["--engine.enforce_eager", "true", "--run.directory", str(output), "--run.name", "demo"]
+    words = [*EAGER, "--run.directory", str(output), "--run.name", "demo"]
     done = _run("-m", "launch", "train", "configs/comparison.yaml", *words, until=until)
     folder = output / "demo"
     if done["status"]:

@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+import typing_extensions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from generation.engine import SampleRequest
 from generation.groups import Completion, Group
 from rewards.prompts import Verdict
 from tests.fakes import FakeLogger, SamplesAtOnce, prompt
+from trainer import jsonable
 from trainer.diagnosis.history import EXAMPLE_SEEN
 from trainer.diagnosis.trial import Trial
 from trainer.evaluate import evaluate
@@ -240,3 +242,26 @@ def test_what_is_remembered_holds_no_more_of_what_an_engine_sent() -> None:
     ]
     assert len(kept) > 10
     assert not any(np.shares_memory(array, sent) for array in kept)
+
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+OwnArray = typing_extensions.TypeAliasType(
+    "OwnArray", np.ndarray[tuple[Any, ...], np.dtype[Scalar]], type_params=(Scalar,)
+)
+"""`NDArray` as NumPy has it from 2.5 on: an alias that hints keep."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    numbers: OwnArray[np.int32]
+    shares: OwnArray[np.float64] | None
+
+
+@pytest.mark.parametrize("shares", [None, np.ones((2, 2))])
+def test_arrays_are_read_by_the_hints_of_every_numpy(shares: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonable, "NDArray", OwnArray)
+    written = json.loads(json.dumps(to_json(Arrays(np.arange(3, dtype=np.int32), shares))))
+    read = from_json(Arrays, written)
+    assert np.array_equal(read.numbers, [0, 1, 2])
+    assert read.numbers.dtype == np.int32
+    assert (read.shares is None) if shares is None else np.array_equal(np.asarray(read.shares), shares)

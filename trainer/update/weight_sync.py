@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from generation.buckets import pack
-from generation.checksum import MODULUS, term
+from generation.checksum import Checksum
 from trainer.update.buffer_sizes import IPC_BUFFER_BYTES
 from trainer.update.rank import Rank
 
@@ -58,13 +58,18 @@ class _CountedWeights:
 
     def __init__(self, rank: Rank) -> None:
         self._rank = rank
-        self.checksum = 0
+        self._sent = Checksum()
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        self.checksum = 0
+        self._sent = Checksum()
         for name, weight in self._rank.published():
-            self.checksum = (self.checksum + term(name, weight)) % MODULUS
+            self._sent.add(name, weight)
             yield name, weight
+
+    @property
+    def checksum(self) -> int:
+        """Of all weights of the latest pass."""
+        return self._sent.value()
 
 
 class VLLMSender:
