@@ -1,9 +1,9 @@
 """Loading weights anew in place, where that comes to the same as vLLM's layerwise reload.
 
 On a CPU vLLM packs every linear weight for its kernel and drops the weight itself. Layerwise reload can undo whatever
-was done to a model, and allocates each layer anew for it. Where packing is all that was done (on a GPU nothing is), it
-is enough to put the dropped weights back, load them, and pack them again. They are kept for the next time: the page
-faults of new memory take several times as long as writing the weights.
+was done to a model, and allocates each layer anew for it. Where packing is all that was done (a GPU needs none),
+it is enough to put the dropped weights back, load them, and pack them again. They are kept for the next time: the
+page faults of new memory take several times as long as writing the weights.
 """
 
 import ctypes
@@ -55,7 +55,7 @@ class InPlace:
             if not isinstance(method, QuantizeMethodBase):
                 continue
             if module not in heads and any(module.weight is head.weight for head in heads):
-                # On a CPU tied embeddings are looked up, not multiplied by: the head has the packed copy. vLLM packs them too.
+                # Tied embeddings are looked up, not multiplied by: the head has the packed copy. vLLM packs them too.
                 module.cpu_linear = torch.nn.functional.linear
             else:
                 method.process_weights_after_loading(module)

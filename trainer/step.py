@@ -136,8 +136,12 @@ def logged(run: Run, state: RunState, happened: Happened, ports: Ports) -> RunSt
     """Hands the step to the logger; the state after it, with an alarm if there is reason for one."""
     report = happened.report
     # An older policy than the trainer's differs from it without anything being wrong.
-    lora = run.config.training.lora_rank is not None
-    if report and not happened.policy_lag and (text := alarm.mismatch(report.logprob_gap, run.dtype, lora)):
+    lora, quantized = run.config.training.lora_rank is not None, alarm.quantized(run.config.engine.vllm)
+    if (
+        report
+        and not happened.policy_lag
+        and (text := alarm.mismatch(report.logprob_gap, run.dtype, lora, quantized))
+    ):
         state = warn(state, ports, "logprob_gap", text)
     metrics = measure(run.config, happened, state.curriculum.prompts_solved, run.reward_names)
     ports.logger.step(metrics, happened.treated)

@@ -11,7 +11,7 @@ import pytest
 
 from configs.derived import derived
 from configs.loading import load
-from configs.schema import Config
+from configs.schema import Config, EngineSettings
 from generation.engine import SampleRequest
 from generation.groups import Group
 from rewards.prompts import Prompt, Verdict
@@ -377,6 +377,9 @@ def test_an_alarm_is_raised_once_with_the_step_it_began_at(tmp_path: Any) -> Non
 
     result, logger = run(settings, FakeModel(pace=0.1))
     assert (logger.alarms, result.alarms) == ([], ())
+
+    quantised = settings.model_copy(update={"engine": EngineSettings(vllm={"quantization": "fp8"})})
+    assert run(quantised, FakeModel(pace=0.1), logprob_gap=0.3)[1].alarms == []
 
 
 def test_a_gap_to_an_older_policy_is_no_alarm(tmp_path: Any) -> None:
