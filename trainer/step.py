@@ -118,7 +118,10 @@ def packed(run: Run, state: RunState, treated: Sequence[Treated]) -> Batch | Non
     lessons = [_thinned(run, state, one.lesson) for one in treated if one.lesson is not None]
     if not lessons:
         return None
-    return replace(pack(lessons, training.ranks, training.micro_batch_tokens), step_size=step_size(treated))
+    return replace(
+        pack(lessons, training.ranks, training.micro_batch_tokens),
+        step_size=step_size(treated, state.history.first_norms, state.history.last_norms),
+    )
 
 
 def collected(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from trainer.signal.step_size import WHOLE, StepSize
 from trainer.update.forest import Forest
 from trainer.update.rank import Rank
 from trainer.update.report import RankReport
@@ -20,7 +21,7 @@ class DenseRank(Rank):
     """A rank whose update takes a padded row for every sample; `Rank.update` of it takes trees all the same."""
 
     def update(
-        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float = 1.0
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: StepSize = WHOLE
     ) -> RankReport:
         """See `Rank.update`: the same numbers, the dense way."""
         rows = dense(forests, self._spec.training.micro_batch_tokens)

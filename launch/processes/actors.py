@@ -16,6 +16,7 @@ from launch.processes import session
 from launch.processes.heartbeat import beat_forever
 from launch.processes.segment import Address, Bytes, attach, parts
 from launch.processes.threads import use_threads
+from trainer.signal.step_size import StepSize
 from trainer.update.forest import Forest
 from trainer.update.rank import Rank, RankSpec
 from trainer.update.rendezvous import at_socket, in_folder
@@ -111,9 +112,7 @@ class RankProcess:
         """The rank to host; benchmarks have one of their own."""
         return Rank(spec)
 
-    def update(
-        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float = 1.0
-    ) -> RankReport:
+    def update(self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: StepSize) -> RankReport:
         report = self._rank.update(forests, num_samples, num_tokens, step_size)
         self._rank.release()
         return report

@@ -12,6 +12,7 @@ from configs.schema import TrainingSettings
 from generation.buckets import pack as pack_weights
 from generation.buckets import unpack
 from trainer.signal.advantages import Lesson
+from trainer.signal.step_size import WHOLE, StepSize
 from trainer.update.forest import pack
 from trainer.update.rank import Rank, RankSpec, UpdateError
 from trainer.update.report import RankReport
@@ -22,7 +23,7 @@ class Job:
     """What a new `Rank` is to do: an update for each of `steps`, in turn.
 
     load: go on from what a job of another name saved, and how many updates that had made. save: afterwards.
-    lagged: see `RankSpec`. step_sizes: of each update (`Rank.update`); 1 without them.
+    lagged: see `RankSpec`. step_sizes: of each update (`Rank.update`); whole ones without them.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Job:
     load: tuple[str, int] | None = None
     save: bool = False
     lagged: bool = False
-    step_sizes: tuple[float, ...] = ()
+    step_sizes: tuple[StepSize, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _run(job: Job, rank: int, path: Path) -> Done:
         name, updates = job.load
         worker.load(str(path.parent / name), updates)
     reports, micro_batches, error = [], [], None
-    for lessons, step_size in zip(job.steps, job.step_sizes or [1.0] * len(job.steps), strict=True):
+    for lessons, step_size in zip(job.steps, job.step_sizes or [WHOLE] * len(job.steps), strict=True):
         batch = pack(lessons, job.training.ranks, job.training.micro_batch_tokens)
         micro_batches.append(len(batch.forests[rank]))
         try:

@@ -28,6 +28,7 @@ from tests.equivalence.dense import make_lesson
 from tests.equivalence.rank_process import Done, Job
 from tests.tiny import VOCABULARY, load_tiny_model, make_tiny_model
 from trainer.signal.advantages import Lesson
+from trainer.signal.step_size import StepSize
 from trainer.update.report import together
 
 pytestmark = pytest.mark.timeout(240)
@@ -56,7 +57,7 @@ def lessons(count: int, seed: int) -> tuple[Lesson, ...]:
 
 
 STEPS = (lessons(4, 1), lessons(4, 2))
-SHORT = (0.25, 1e-6)
+SHORT = (StepSize(0.25), StepSize(steep=1e-6))
 UNEVEN = (lessons(3, 3), lessons(3, 4))
 ONE = (lessons(1, 5),)
 MANY = {1: 512, 2: 64}
@@ -217,15 +218,18 @@ def assert_same_reports(ours: Sequence[Done], theirs: Sequence[Done]) -> None:
 
 @pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 1), (2, 0), (2, 2), (2, 3)])
 def test_an_update_may_be_a_short_step(results: Results, ranks: int, zero_stage: int) -> None:
-    """A quarter of a whole one, and then hardly any: each is of the learning rate itself."""
+    """A quarter of a whole one, and then, since the gradient is so much longer than that, hardly any: each is of the
+    learning rate itself."""
     done, (once,), before = results(ranks, f"short steps, zero {zero_stage}"), results(1, "one step"), start(results)
     lengths = []
     for name, weight in once.weights.items():
         whole = weight - before[name]
         lengths.append(((done[0].weights[name] - before[name]) / whole)[whole.abs() > 0.5 * LEARNING_RATE])
     assert float(torch.cat(lengths).median()) == pytest.approx(0.25, rel=0.01)
-    rates = [report.learning_rate for report in done[0].reports]
-    assert rates == [pytest.approx(size * LEARNING_RATE) for size in SHORT]
+    for size, report in zip(SHORT, done[0].reports, strict=True):
+        assert report.learning_rate == pytest.approx(
+            LEARNING_RATE * size.share * min(1.0, size.steep / report.grad_norm)
+        )
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])

@@ -1,22 +1,62 @@
-"""How far an update goes: less far, the more of a step's groups are solved.
+"""How far an update goes: less far, the more of a step's groups are solved, and the steeper the gradient is.
 
 Solved groups teach nothing, so the update is a mean over fewer groups, and noisier. AdamW divides a gradient by its
 usual size and goes as far as ever: late in a run one prompt that is nearly learnt moved the policy as far as sixteen
 had before, and undid what others had learnt. With adaptive optimizers the learning rate goes with the root of the
 batch (Malladi et al. 2022, "On the SDEs and scaling rules for adaptive gradient algorithms", arXiv 2205.10287).
+
+Nor does AdamW, of limited gradients, go less far where log-probabilities change faster with the weights: with a
+gradient ten times as long as at first, an update of the same length moves them ten times as far, and nothing limits
+that, since the ratio of an on-policy update is 1 everywhere. Beyond `STEEP` times the first norms the learning rate
+goes with one over the norm, so that the change to first order stays what it was (the limit of Schulman et al. 2015,
+"Trust region policy optimization", arXiv 1502.05477, without its second-order part).
 """
 
 from collections.abc import Sequence
-from math import sqrt
+from dataclasses import dataclass
+from math import inf, sqrt
+from statistics import median
 
 from trainer.signal.treatment import Treated
 
+STEEP = 3.0
+"""Times the norm that the gradients of the first updates had."""
 
-def step_size(treated: Sequence[Treated]) -> float:
-    """Share of the learning rate that an update on these groups takes: the root of the share that is not solved.
+TINY = 1e-300
+"""No norm is shorter; it is divided by."""
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """Share of the learning rate that an update takes.
+
+    steep: a gradient longer than this takes less, in proportion. recent: the length of those before it. A gradient is
+        short where little is left to learn, too, though the policy is as steep as before: the longer one counts.
+    """
+
+    share: float = 1.0
+    steep: float = inf
+    recent: float = 0.0
+
+    def of(self, norm: float) -> float:
+        """With a gradient of this length."""
+        return self.share * min(1.0, self.steep / max(norm, self.recent, TINY))
+
+
+WHOLE = StepSize()
+
+
+def step_size(treated: Sequence[Treated], first_norms: Sequence[float], last_norms: Sequence[float]) -> StepSize:
+    """Of an update on these groups: the root of the share that is not solved.
 
     Groups that teach nothing for want of a right answer do not count as solved: where most are such, a run is at its
     beginning, and must go on.
+
+    first_norms, last_norms: of the gradients of the first and the last few updates.
     """
     unsolved = sum(one.kind != "solved" for one in treated)
-    return sqrt(max(unsolved, 1) / len(treated))
+    return StepSize(
+        share=sqrt(max(unsolved, 1) / len(treated)),
+        steep=STEEP * (median(first_norms) if first_norms else 0.0) or inf,
+        recent=median(last_norms) if last_norms else 0.0,
+    )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.signal.advantages import Lesson
+from trainer.signal.step_size import WHOLE, StepSize
 from trainer.update.balance import balance
 from trainer.update.parts import Part, split
 from trainer.update.rows import flattened, ranges, shared_nodes, shared_prefixes, sums_before
@@ -66,7 +67,7 @@ class Batch:
         of the two.
     tree_tokens: nodes over all forests but the empty ones: tokens that the model processes.
     dense_tokens: tokens that one row per sample that takes part in the loss would process, padding not counted.
-    step_size: share of the learning rate that the update takes (`trainer.signal.step_size`).
+    step_size: how far the update goes.
     """
 
     forests: tuple[tuple[Forest, ...], ...]
@@ -74,7 +75,7 @@ class Batch:
     num_tokens: int
     tree_tokens: int
     dense_tokens: int
-    step_size: float = 1.0
+    step_size: StepSize = WHOLE
 
 
 EMPTY_FOREST = Forest(

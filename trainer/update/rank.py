@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -12,6 +12,7 @@ from typing import Any
 from configs.loading import merged
 from configs.schema import TrainingSettings
 from generation.engine import seed_of
+from trainer.signal.step_size import WHOLE, StepSize
 from trainer.update import file_format, lora
 from trainer.update.forest import Forest
 from trainer.update.rendezvous import store
@@ -182,11 +183,11 @@ class Rank:
                 safe_set_full_fp32_param(parameter, master)
 
     def update(
-        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float = 1.0
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: StepSize = WHOLE
     ) -> RankReport:
         """`num_iterations` updates on this rank's micro-batches.
 
-        num_samples, num_tokens: of the whole batch, as in `Batch`. step_size: share of the learning rate.
+        num_samples, num_tokens, step_size: of the whole batch, as in `Batch`.
         Raises UpdateError: loss or gradient norm is not finite.
         """
         old: list[Any] = []
@@ -202,7 +203,7 @@ class Rank:
         )
 
     def _iterate(
-        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: float, old: list[Any]
+        self, forests: Sequence[Forest], num_samples: int, num_tokens: int, step_size: StepSize, old: list[Any]
     ) -> RankReport:
         """One update. old: log-probabilities before the first one, a tensor for each forest; filled by it."""
         import torch
@@ -212,7 +213,7 @@ class Rank:
 
         training = self._spec.training
         sizes = Sizes(num_samples, num_tokens, self._spec.max_completion_length)
-        learning_rate = self._engine.get_lr()[0] * step_size
+        learning_rate = self._engine.get_lr()[0]
         sums = dict.fromkeys(SUMMED, 0.0)
         for index, forest in enumerate(forests):
             inputs = policy_inputs(forest, self._device)
@@ -250,15 +251,13 @@ class Rank:
                 "rewards."
             )
         self.policy_version = None  # until all iterations are done, the weights are of none
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate  # the schedule sets it anew after each update
-        grad_norm = self._step()
+        grad_norm = self._step(lambda norm: learning_rate * step_size.of(norm))
         if not math.isfinite(grad_norm):
             raise UpdateError(
                 f"The gradient norm on rank {self._spec.rank} is {grad_norm}. training.learning_rate "
                 f"{learning_rate:g} is the likely cause: lower it, or use model.dtype float32."
             )
-        return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate)
+        return RankReport(**sums, grad_norm=grad_norm, learning_rate=learning_rate * step_size.of(grad_norm))
 
     def release(self) -> None:
         """Gives the GPU back what torch keeps for later, if an engine needs it."""
@@ -276,16 +275,31 @@ class Rank:
         with self._peft.disable_adapter():
             yield self._engine.module
 
-    def _step(self) -> float:
-        """Clips and applies the gradients; their norm before clipping."""
+    def _step(self, learning_rate: Callable[[float], float]) -> float:
+        """Clips and applies the gradients; their norm before clipping. learning_rate: by that norm. The schedule sets
+        it anew after each update."""
         import torch
 
+        zero = self._engine.optimizer
+
+        def set_rate(optimizer: Any, norm: float) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(norm)
+
         if self._engine.zero_optimization():
-            self._engine.step()
+            # DeepSpeed knows the norm just before it has torch's optimizer make its step.
+            hook = zero.optimizer.register_step_pre_hook(
+                lambda optimizer, *_: set_rate(optimizer, float(zero._global_grad_norm))
+            )
+            try:
+                self._engine.step()
+            finally:
+                hook.remove()
             return float(self._engine.get_global_grad_norm())
         weights = list(self._engine.module.parameters())  # whole, and their gradients averaged by now
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         torch.nn.utils.clip_grads_with_norm_(weights, self._spec.training.max_grad_norm, norm)
+        set_rate(self._engine.optimizer, float(norm))
         self._engine.step()
         return float(norm)
 
