@@ -118,9 +118,10 @@ def packed(run: Run, state: RunState, treated: Sequence[Treated]) -> Batch | Non
     lessons = [_thinned(run, state, one.lesson) for one in treated if one.lesson is not None]
     if not lessons:
         return None
+    first, last = state.history.first_norms, state.history.last_norms
     return replace(
         pack(lessons, training.ranks, training.micro_batch_tokens),
-        step_size=step_size(treated, state.history.first_norms, state.history.last_norms),
+        step_size=step_size(treated, first, last, training.max_grad_norm),
     )
 
 

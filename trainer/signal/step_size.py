@@ -46,17 +46,21 @@ class StepSize:
 WHOLE = StepSize()
 
 
-def step_size(treated: Sequence[Treated], first_norms: Sequence[float], last_norms: Sequence[float]) -> StepSize:
+def step_size(
+    treated: Sequence[Treated], first_norms: Sequence[float], last_norms: Sequence[float], max_grad_norm: float
+) -> StepSize:
     """Of an update on these groups: the root of the share that is not solved.
 
     Groups that teach nothing for want of a right answer do not count as solved: where most are such, a run is at its
     beginning, and must go on.
 
-    first_norms, last_norms: of the gradients of the first and the last few updates.
+    first_norms, last_norms: of the gradients of the first and the last few updates. max_grad_norm: first norms below
+        it count as it, as where hardly a sample was right yet.
     """
+    usual = max(median(first_norms), max_grad_norm) if first_norms else inf
     unsolved = sum(one.kind != "solved" for one in treated)
     return StepSize(
         share=sqrt(max(unsolved, 1) / len(treated)),
-        steep=STEEP * (median(first_norms) if first_norms else 0.0) or inf,
+        steep=STEEP * usual,
         recent=median(last_norms) if last_norms else 0.0,
     )

@@ -21,15 +21,15 @@ from trainer.signal.step_size import STEEP, WHOLE, StepSize, step_size
 )
 def test_the_more_is_solved_the_shorter_is_a_step(kinds: list[Kind], expected: float) -> None:
     some = [replace(groups()[0], kind=kind) for kind in kinds]
-    assert step_size(some, (), ()).share == pytest.approx(expected)
+    assert step_size(some, (), (), 1.0).share == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("first_norms", "steep"),
-    [((), math.inf), ((7.0,), 7.0), ((7.0, 3.0, 1.0), 3.0), ((0.0, 0.0, 4.0), math.inf)],
+    [((), math.inf), ((7.0,), 7.0), ((7.0, 3.0, 1.0), 3.0), ((0.0, 0.1, 4.0), 1.0)],
 )
 def test_what_is_steep_is_told_by_the_first_updates(first_norms: tuple[float, ...], steep: float) -> None:
-    assert step_size(groups()[:1], first_norms, ()).steep == STEEP * steep
+    assert step_size(groups()[:1], first_norms, (), 1.0).steep == STEEP * steep
 
 
 @pytest.mark.parametrize(("norm", "expected"), [(0.0, 0.5), (1.0, 0.5), (6.0, 0.5), (12.0, 0.25), (600.0, 0.005)])
@@ -40,5 +40,5 @@ def test_the_steeper_the_shorter(norm: float, expected: float) -> None:
 
 
 def test_a_short_gradient_among_long_ones_is_no_reason_for_a_long_step() -> None:
-    assert step_size(groups()[:1], (2.0, 3.0, 4.0), (90.0, 9.0, 45.0)) == StepSize(1.0, 9.0, 45.0)
-    assert step_size(groups()[:1], (2.0, 3.0, 4.0), (90.0, 9.0, 45.0)).of(1.0) == pytest.approx(0.2)
+    assert step_size(groups()[:1], (2.0, 3.0, 4.0), (90.0, 9.0, 45.0), 1.0) == StepSize(1.0, 9.0, 45.0)
+    assert step_size(groups()[:1], (2.0, 3.0, 4.0), (90.0, 9.0, 45.0), 1.0).of(1.0) == pytest.approx(0.2)
