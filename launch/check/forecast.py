@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from configs.derived import has_own_gpus
 from configs.schema import Config
 from launch.check.look import Look, nodes, reduced
 from launch.memory import ITEM_BYTES
@@ -29,7 +30,8 @@ whose other work comes and goes."""
 
 @dataclass(frozen=True)
 class Forecast:
-    """plan: memory by process. seconds: of an early step, by phase.
+    """plan: memory by process. seconds: of an early step, by phase. overlap: engines sample the next step while
+    ranks, on GPUs of their own, update.
 
     tree_tokens: of that step's update. available: bytes of memory free for all processes of this machine; None on
     GPUs, of which each process has its part.
@@ -39,10 +41,12 @@ class Forecast:
     available: float | None
     seconds: Mapping[str, float]
     tree_tokens: float
+    overlap: bool = False
 
     @property
     def seconds_per_step(self) -> float:
-        return sum(self.seconds.values())
+        beside = min(self.seconds["sampling"], self.seconds["update"]) if self.overlap else 0.0
+        return sum(self.seconds.values()) - beside
 
 
 EXAMPLE_FORECAST = Forecast(
@@ -65,7 +69,8 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
     forks: whether groups are sampled by forking, so that sampling takes as long as there are distinct tokens.
     """
     config = prepared.config
-    sampling, training = config.sampling, config.training
+    sampling, training, engine = config.sampling, config.training, config.engine
+    workers = engine.tensor_parallel_size
     wanted, seen = sampling.num_generations, look.groups[0].group.num_generations
 
     def step_nodes(num_generations: int) -> float:
@@ -84,7 +89,7 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
     )
     scale = sampling.prompts_per_step / len(look.groups)
     sampled = _at(wanted, seen, step_nodes) if forks else step_nodes(seen) * wanted / seen
-    sample = look.seconds * sampled / look.nodes * scale / config.engine.engines
+    sample = look.seconds * sampled / look.nodes * scale / engine.engines
 
     trained = cost.adapter or cost.parameters
     passes = 1 + (1 / 3 if training.beta else 0)  # the reference model has a forward pass only
@@ -108,6 +113,7 @@ def forecast(look: Look, prepared: Prepared, cost: UpdateCost, forks: bool) -> F
             "weight sync": size * WEIGHT_SYNC_COPIES * cost.seconds_per_byte,
         },
         tree_tokens=tree_tokens,
+        overlap=bool(sampling.ahead) and has_own_gpus(prepared.gpus, engine.engines, workers, training.ranks),
     )
 
 

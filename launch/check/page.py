@@ -189,6 +189,8 @@ def _memory_sum(forecast: Forecast) -> Text:
 def _seconds(forecast: Forecast) -> Text:
     low, high = (forecast.seconds_per_step * times for times in RANGE)
     phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in forecast.seconds.items())
+    if forecast.overlap:
+        phases += ", of which sampling and update go on at once"
     return Text.assemble(
         ("Time: ", "bold"),
         f"about {forecast.seconds_per_step:.1f} s a step, {low:.1f} to {high:.1f} ({phases}; "

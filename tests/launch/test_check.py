@@ -19,7 +19,7 @@ from launch.check.advice import chances, recommend
 from launch.check.findings import Finding, find
 from launch.check.forecast import EXAMPLE_FORECAST, Forecast, forecast, probe_forest
 from launch.check.look import Look, count, look, nodes, reduced
-from launch.check.page import WIDTH, show, verdict
+from launch.check.page import WIDTH, _seconds, show, verdict
 from launch.prepare import Prepared
 from launch.task_scorer import TaskScorer
 from rewards.judges import Answer
@@ -325,6 +325,20 @@ def test_the_forecast_scales_with_the_step() -> None:
     assert many.seconds["weight sync"] == few.seconds["weight sync"] > 0
     plain = predicted(result, a_config(sampling={"prompts_per_step": 4, "num_generations": 64}), forks=False)
     assert plain.seconds["sampling"] == pytest.approx(2.0 * 2 / 2 / 4, rel=0.3)  # without forks, samples count
+
+
+def test_engines_that_sample_ahead_on_their_own_gpus_cost_only_what_they_take_longer() -> None:
+    result = seen(MIXED)
+
+    def step(gpus: int, ahead: int) -> Forecast:
+        return predicted(result, a_config(sampling={"ahead": ahead}, engine={"engines": 1}), gpus=gpus)
+
+    for gpus, ahead in ((2, 0), (1, 1), (0, 1)):
+        assert step(gpus, ahead).seconds_per_step == pytest.approx(sum(step(gpus, ahead).seconds.values()))
+    beside = step(2, 1)
+    longer = max(beside.seconds["sampling"], beside.seconds["update"])
+    assert beside.seconds_per_step == pytest.approx(longer + beside.seconds["weight sync"])
+    assert "of which sampling and update go on at once" in _seconds(beside).plain
 
 
 def test_what_larger_groups_than_were_seen_will_cost() -> None:
