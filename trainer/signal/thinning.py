@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from trainer.signal.advantages import Lesson
 
+ROUNDING = 1e-12
+"""Of running sums of chances: one that comes to a whole number has not passed it."""
+
 
 def thinned(lesson: Lesson, limit: int | None, seed: int) -> Lesson:
     """The lesson with at most `limit` distinct completions in the loss; the same seed chooses the same."""
@@ -47,6 +50,6 @@ def inclusion(sizes: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
 def systematic(chances: NDArray[np.float64], start: float) -> NDArray[np.int64]:
     """Indices of the chosen: where the running sum of the chances passes start, start + 1, ... (Madow 1949), each
     with its chance if `start` is uniform in [0, 1)."""
-    passed = np.ceil(np.cumsum(chances) - start)
+    passed = np.ceil(np.cumsum(chances) - start - ROUNDING)
     passed[-1] = np.round(chances.sum())  # whatever the sum's rounding
     return np.flatnonzero(np.diff(passed, prepend=0.0))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -28,6 +28,7 @@ def lesson_of(distinct: int) -> Lesson:
 
 @settings(max_examples=200, derandomize=True)
 @given(given_=sizes_and_limit(), start=st.floats(0, 1, exclude_max=True))
+@example(given_=(np.array([1, 6, 6, 6, 1.75, 0.5, 1, 1, 6]), 5), start=0.0)  # a sum of 4 and its rounding
 def test_as_many_are_chosen_as_may_be_in_proportion_to_their_size(
     given_: tuple[NDArray[np.float64], int], start: float
 ) -> None:
