@@ -20,16 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from configs.schema import EngineSettings, SamplingSettings
+from configs.schema import SamplingSettings
 from generation import drawing, forking, handover, reloading
 from generation.buckets import pack
 from generation.checksum import checksum
-from generation.engine import Engine, EngineError, EngineSpec, SampleRequest, seed_of
+from generation.engine import Engine, EngineError, SampleRequest, seed_of
 from generation.groups import Completion, Group
 from launch.hardware import has_gpu
 from rewards.prompts import Prompt
 from tests.generation.own_process import undone
 from tests.generation.test_drawing import allowed
+from tests.generation.tiny_engine import tiny_spec
 from tests.statistics import SUSPICIOUS, surprise
 from tests.tiny import CONTEXT, END, VOCABULARY, load_tiny_model, make_tiny_model, random_prompt
 
@@ -55,22 +56,7 @@ class Pair:
 
     def __init__(self, folder: str, **engine: Any) -> None:
         self.reference = load_tiny_model(folder)
-        self.engine = Engine(
-            EngineSpec(
-                model=folder,
-                revision=None,
-                dtype="float32",
-                trust_remote_code=False,
-                context_length=CONTEXT,
-                backend="shared_memory",
-                gpu=has_gpu(),
-                sleeps=False,
-                engine=EngineSettings(
-                    **{"engines": 1, "gpu_memory_utilization": 0.45, "enforce_eager": True} | engine
-                ),
-                sampling=SamplingSettings(),
-            )
-        )
+        self.engine = Engine(tiny_spec(folder, **engine))
 
     def sample(self, *requests: SampleRequest, **sampling: Any) -> tuple[Group, ...]:
         """With sampling settings other than those that the engine was started with: it reads them anew each time."""

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM, set_seed
 
-from configs.schema import EngineSettings, SamplingSettings
 from generation.buckets import pack
 from generation.checksum import checksum
-from generation.engine import Engine, EngineSpec, SampleRequest
+from generation.engine import Engine
 from tests.generation.own_process import undone
-from tests.tiny import CONTEXT, SIZES, random_prompt, tiny_tokenizer
+from tests.generation.tiny_engine import gap, tiny_spec
+from tests.tiny import SIZES, tiny_tokenizer
 from trainer.update.file_format import in_files, together
 
 
@@ -31,20 +31,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @torch.no_grad()
 def test_experts_are_loaded_anew(folder: Path) -> None:
     model: Any = MixtralForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    engine = Engine(
-        EngineSpec(
-            model=str(folder),
-            revision=None,
-            dtype="float32",
-            trust_remote_code=False,
-            context_length=CONTEXT,
-            backend="shared_memory",
-            gpu=False,
-            sleeps=False,
-            engine=EngineSettings(engines=1, gpu_memory_utilization=0.45, enforce_eager=True),
-            sampling=SamplingSettings(max_completion_length=4),
-        )
-    )
+    engine = Engine(tiny_spec(str(folder)))
     for version in (0, 1, 2):
         if version:
             weights = changed(model, version)
@@ -64,16 +51,3 @@ def changed(model: Any, seed: int) -> list[tuple[str, torch.Tensor]]:
         weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.02)
     groups = together(model, list(named))
     return [one for group in groups for one in in_files(model, {name: named[name] for name in group})]
-
-
-def gap(model: Any, engine: Engine) -> float:
-    """Between the log-probabilities of the engine's samples and what the model makes of them, the largest."""
-    prompt = random_prompt(9)
-    (group,) = engine.sample([SampleRequest(prompt, 16, 1.0, 1)])
-    gaps = []
-    for completion in group.completions:
-        ids = torch.tensor([[*prompt.token_ids, *completion.token_ids]])
-        logprobs = model(input_ids=ids).logits[0, len(prompt.token_ids) - 1 : -1].log_softmax(-1)
-        expected = logprobs.gather(-1, ids[0, len(prompt.token_ids) :, None])[:, 0]
-        gaps.append(float((expected - torch.tensor(list(completion.logprobs))).abs().max()))
-    return max(gaps)

@@ -22,9 +22,6 @@ from trainer.signal.treatment import Treated
 STEEP = 3.0
 """Times the norm that the gradients of the first updates had."""
 
-TINY = 1e-300
-"""No norm is shorter; it is divided by."""
-
 
 @dataclass(frozen=True)
 class StepSize:
@@ -40,7 +37,8 @@ class StepSize:
 
     def of(self, norm: float) -> float:
         """With a gradient of this length."""
-        return self.share * min(1.0, self.steep / max(norm, self.recent, TINY))
+        longest = max(norm, self.recent)
+        return self.share * (self.steep / longest if longest > self.steep else 1.0)
 
 
 WHOLE = StepSize()
