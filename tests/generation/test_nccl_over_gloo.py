@@ -8,7 +8,7 @@ gathering of ZeRO 3, which all ranks must enter in the same order.
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import ray
 import torch
-from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo
+from torch import distributed
+from torch._C._distributed_c10d import PrefixStore
 from vllm.distributed.device_communicators import pynccl
 from vllm.distributed.weight_transfer import packed_tensor
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferInitInfo, NCCLWeightTransferUpdateInfo
@@ -44,10 +45,11 @@ class Gloo:
     def __init__(self, group: Any, device: Any) -> None:
         self.rank = group.rank
         store = PrefixStore("gloo", group.store)
-        self._group = ProcessGroupGloo(store, group.rank, group.world_size, timedelta(seconds=LIMIT))
+        limit = timedelta(seconds=LIMIT)
+        self._group: Any = distributed.ProcessGroupGloo(store, group.rank, group.world_size, limit)
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: Any = None) -> None:
-        options = BroadcastOptions()
+        options = distributed.BroadcastOptions()
         options.rootRank, options.rootTensor = src, 0
         self._group.broadcast([tensor], options).wait()
 
@@ -79,7 +81,7 @@ class Engine:
         return SimpleNamespace(remote=remote)
 
 
-CALLS = {
+CALLS: Mapping[str, Callable[..., None]] = {
     "init_weight_transfer_engine": lambda worker, info: worker.init_transfer_engine(
         NCCLWeightTransferInitInfo(**info)
     ),
