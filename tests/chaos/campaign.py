@@ -34,6 +34,9 @@ LONGEST = 900.0
 STOPPED_SECONDS = 12.0
 """For which the driver is stopped: longer than the time after which a silent engine counts as lost."""
 
+NOTICED = 30.0
+"""Seconds within which a command ends that has to: with a tiny model it may make some steps before it notices."""
+
 GONE = 30.0
 """Seconds for processes that were hit to be gone, once the run has gone on."""
 
@@ -181,7 +184,10 @@ class _LongRun:
         fired = self._fire(fault, patience)
         at, rows, status = fired["at"], fired["rows"], GOES_ON
         stopped = fault.kind.target == "driver" and fault.kind.deed.startswith("SIGSTOP")
-        while self.places.rows() < min(rows + 2, self._steps):
+        due = at + NOTICED
+        while self.places.rows() < min(rows + 2, self._steps) or (
+            status not in fault.kind.ends and time.monotonic() < due
+        ):
             command = self._running()
             if "found" not in times and (told := command.told(at)):
                 times["found"] = told - at

@@ -76,7 +76,7 @@ def test_a_tiny_model_learns_to_compare(tmp_path: Path, model: str) -> None:
             version += 1
             assert 0 < row["tree_tokens"] < row["dense_tokens"]
             assert row["grad_norm"] > 0
-            steep = 3 * max(1.0, median(norms[:3])) if norms else math.inf
+            steep = 8 * max(1.0, median(norms[:3])) if norms else math.inf
             norm = max(row["grad_norm"], median(norms[-3:]) if norms else 0.0)
             unsolved = max(1, 4 - row["groups_solved"])
             assert row["learning_rate"] == pytest.approx(2e-3 * (unsolved / 4) ** 0.5 * min(1.0, steep / norm))

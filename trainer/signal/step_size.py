@@ -19,7 +19,7 @@ from statistics import median
 
 from trainer.signal.treatment import Treated
 
-STEEP = 3.0
+STEEP = 8.0
 """Times the norm that the gradients of the first updates had."""
 
 

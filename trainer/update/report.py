@@ -61,7 +61,7 @@ class RankReport:
         "Policy and update",
         "that the update was made with",
         healthy="the course that `training.lr_scheduler_type` and `warmup_steps` ask for, times the root of the "
-        "share of groups that are not solved; less, where the gradient is over three times as long as at first",
+        "share of groups that are not solved; less, where the gradient is over eight times as long as at first",
         reduction="same",
         panel=Panel("Gradient", "learning rate", ".3g"),
     )
