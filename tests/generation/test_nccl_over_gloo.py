@@ -130,7 +130,7 @@ def weights(version: int) -> dict[str, torch.Tensor]:
     return {f"weight {index}": torch.randn(size, generator=generator).to(dtype) for index, size in enumerate(SIZES)}
 
 
-def test_every_worker_gets_every_weight_of_every_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_worker_gets_every_weight_of_every_version() -> None:
     before = listeners([os.getpid()])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

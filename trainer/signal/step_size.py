@@ -20,7 +20,7 @@ from statistics import median
 from trainer.signal.treatment import Treated
 
 STEEP = 8.0
-"""Times the norm that the gradients of the first updates had."""
+"""Times the norm that the gradients of the first updates had. Measured: docs/results.md, "How far an update goes"."""
 
 
 @dataclass(frozen=True)
