@@ -293,7 +293,7 @@ def _across(figure: Any, row: int, curves: Curves, runs: Sequence[RunRecord]) ->
             xanchor="right",
             yref=f"y{row}",
             y=y,
-            yanchor="bottom" if panel.log else "top",
+            yanchor="bottom" if panel.log or height > min(curves.levels) else "top",  # two may be close together
             **faint,
         )
 
