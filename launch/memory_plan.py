@@ -70,7 +70,7 @@ class MemoryPlan:
     engines, ranks: processes, a worker of an engine being one. shared: whether an engine and a rank have one GPU
     together. engine_room, rank_room: bytes of a GPU that one may hold; infinite on a CPU, where all share the
     machine's. update_room: the same of a rank while it updates, when engines may sleep. token_cache: bytes of a
-    token's keys and values. loading: of the whole weights that a rank at ZeRO stage 3 begins with.
+    token's keys and values.
     """
 
     engine: Mapping[str, float]
@@ -85,7 +85,6 @@ class MemoryPlan:
     rank_room: float
     update_room: float
     token_cache: float
-    loading: float
 
     @property
     def total(self) -> float:
@@ -111,7 +110,6 @@ EXAMPLE_PLAN = MemoryPlan(
     rank_room=4.4e10,
     update_room=4.4e10,
     token_cache=114_688.0,
-    loading=0.0,
 )
 
 
@@ -130,7 +128,6 @@ def memory_plan(
         engine_room = engine.gpu_memory_utilization * gpu_bytes
         rank_room = gpu_bytes - engine_room if shared else gpu_bytes
         update_room = gpu_bytes - CUDA if shared and engine.sleep else rank_room
-    alone = zero_stage(config.training, dtype) == 3
     on_gpus = ranks and gpu_bytes is not None
     return MemoryPlan(
         engine=_engine_bytes(config, shape, hardware, engine_room),
@@ -145,8 +142,6 @@ def memory_plan(
         rank_room=rank_room,
         update_room=update_room,
         token_cache=token_cache_bytes(shape, dtype, workers),
-        # DeepSpeed moves the whole model to its device, and splits it then (`DeepSpeedEngine`).
-        loading=float(shape.parameters * ITEM_BYTES[dtype]) if ranks and alone else 0.0,
     )
 
 
@@ -228,27 +223,24 @@ def _engine_shortage(plan: MemoryPlan, config: Config, parts: Sequence[str]) -> 
 
 
 def _state_shortage(plan: MemoryPlan, config: Config) -> Iterator[Shortage]:
-    """What a rank holds between steps, or as it starts."""
+    """What a rank holds between steps."""
     training, room = config.training, plan.rank_room
     state = {part: plan.rank[part] for part in STATE if plan.ranks}
     need = sum(state.values())
-    if max(need, plan.loading) <= room:
+    if need <= room:
         return
-    what = f"{_gib(plan.loading)} GiB of whole weights while it starts"
     ways = ["lower engine.gpu_memory_utilization"] if plan.shared else []
-    if need > room:
-        what = f"{_parts(state)}, {_gib(need)} GiB in all"
-        if (training.ranks > 1 or training.offload) and training.zero_stage < 3:
-            ways.append(f"raise training.zero_stage (now {training.zero_stage}, at most 3)")
-        ways.append("raise training.ranks, on more GPUs")
-        if training.offload is None:
-            ways.append("set training.offload: optimizer")
-        elif training.offload == "optimizer":
-            ways.append("set training.offload: parameters and training.zero_stage: 3")
+    if (training.ranks > 1 or training.offload) and training.zero_stage < 3:
+        ways.append(f"raise training.zero_stage (now {training.zero_stage}, at most 3)")
+    ways.append("raise training.ranks, on more GPUs")
+    if training.offload is None:
+        ways.append("set training.offload: optimizer")
+    elif training.offload == "optimizer":
+        ways.append("set training.offload: parameters and training.zero_stage: 3")
     advice = ", or ".join((*ways, "take a smaller model or larger GPUs"))
     yield Shortage(
         f"training.ranks: {training.ranks} at training.zero_stage {training.zero_stage} do not fit: each holds "
-        f"{what}, and has {_room(plan, config, room)}.",
+        f"{_parts(state)}, {_gib(need)} GiB in all, and has {_room(plan, config, room)}.",
         f"{advice[0].upper()}{advice[1:]}.",
     )
 

@@ -155,10 +155,13 @@ class Rank:
         model = load()
         self._peft = lora.adapted(model, spec.training)
         policy = Policy(model, spec.training.gradient_checkpointing)
+        config = deepspeed_config(spec.training, spec.dtype)
+        if zero_stage(spec.training, spec.dtype) == 3:
+            self._split(policy, config)
         self._engine, *_ = deepspeed.initialize(
             model=policy,
             model_parameters=[p for p in policy.parameters() if p.requires_grad],
-            config=deepspeed_config(spec.training, spec.dtype),
+            config=config,
             lr_scheduler=schedule,
         )
         if world_size == 1 and not spec.training.offload:  # which copies gradients as they are averaged
@@ -169,6 +172,19 @@ class Rank:
         self.policy_version: int | None = 0
         # No reference model is loaded when nothing depends on it, or when it is in the policy.
         self._reference = Policy(load()).to(self._device) if spec.training.beta and self._peft is None else None
+
+    def _split(self, policy: Any, config: dict[str, Any]) -> None:
+        """Leaves this rank its part of every weight, one weight after another: `deepspeed.initialize` would move the
+        whole model to the device first, which may be smaller. What has been split it takes as it is, on its device
+        and in its dtype, buffers included."""
+        import deepspeed
+        import torch
+
+        for parameter in policy.parameters():
+            parameter.data = parameter.data.to(getattr(torch, self._spec.dtype))
+        deepspeed.zero.Init(module=policy, config_dict_or_path=config)
+        for buffer in policy.buffers():
+            buffer.data = buffer.data.to(self._device)
 
     def _dither(self) -> None:
         """Spreads masters over what rounds to their weights."""

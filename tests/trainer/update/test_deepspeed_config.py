@@ -34,6 +34,21 @@ found = [adam["eps"], adam["lr"], wrapper.reduce_bucket_size, wrapper.allgather_
 print(json.dumps({"found": [*found, type(engine.optimizer.optimizer).__name__]}))
 """
 
+SPLIT = """
+import sys
+import deepspeed
+from configs.schema import TrainingSettings
+from trainer.update.rank import Rank, RankSpec
+
+def initialize(model, **given):
+    print(sum(weight.ds_numel for weight in model.parameters()), sum(weight.numel() for weight in model.parameters()))
+    sys.exit()
+
+deepspeed.initialize = initialize
+training = TrainingSettings(ranks=1, offload="parameters", zero_stage=3)
+Rank(RankSpec(0, sys.argv[1], None, "bfloat16", False, False, training, 8, None, "", 60.0, 0, False, False))
+"""
+
 
 def names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted ones of all that is no mapping."""
@@ -73,3 +88,12 @@ def test_what_is_passed_on_arrives_in_the_engine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('{"found"')]
     assert json.loads(line)["found"] == [1e-6, 1e-3, 12_345, 2000, True, "AdamW"]
+
+
+@pytest.mark.timeout(240)
+def test_weights_are_split_before_deepspeed_moves_the_model_to_its_device(tmp_path: Path) -> None:
+    """At stage 3: a model may be larger than the device."""
+    done = subprocess.run([sys.executable, "-c", SPLIT, str(make_tiny_model(tmp_path))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    all_of_them, whole = map(int, done.stdout.splitlines()[-1].split())
+    assert all_of_them > 1000 and whole == 0
