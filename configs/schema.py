@@ -610,7 +610,7 @@ class SignalSettings(Section):
         "right answer, if it never had one. Not with without_best train, where right answers may not be the point.",
     )
     rescue_min_p: float = Field(
-        default=0.005,
+        default=0.0003,
         ge=0,
         le=1,
         description="sampling.min_p of a rescue's hotter samples, where that is higher: hot, and still likely enough "
