@@ -18,7 +18,6 @@ from launch.memory import (
 )
 from trainer.update.buffer_sizes import IPC_BUFFER_BYTES
 from trainer.update.model_shape import ModelShape
-from trainer.update.rank import zero_stage
 
 GIB = 1 << 30
 

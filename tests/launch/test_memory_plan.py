@@ -29,13 +29,13 @@ PEERS = [
     (ModelShape(72_706_203_648, layers=80, hidden_size=8192, intermediate_size=29_568, heads=64, key_value_heads=8,
                 head_dim=128, vocab_size=152_064), 32, 80e9, 8),
 ]  # fmt: skip
-"""Model, GPUs, bytes of each and GPUs of an engine, with which verl's documentation ("Resource Needed for verl RL", of
+"""Model, GPUs, bytes of each and GPUs of an engine, with which verl's documentation ("Resource Needed for verl RL",
 early 2025) says that GRPO ran: Qwen2 on 2, 4 and 32 H800 and on 8 H20, the fewest that did."""
 SHARED = {"engine": {"engines": 8}, "training": {"ranks": 8}}
 
 
 def planned(
-    gpus: int = 8, gpu_bytes: float | None = 80e9, /, shape: ModelShape = EIGHT, **sections: Any
+    gpus: int = 8, gpu_bytes: float | None = 80e9, shape: ModelShape = EIGHT, /, **sections: Any
 ) -> tuple[MemoryPlan, Config]:
     config = derived(
         Config.model_validate({"task": {"name": "comparison"}, "run": {"max_steps": 1}} | sections), gpus
@@ -151,11 +151,16 @@ def test_a_rank_that_offloads_its_optimizer_may_offload_its_weights() -> None:
 @pytest.mark.parametrize(("shape", "gpus", "gpu_bytes", "workers"), PEERS)
 def test_what_a_peer_has_trained_has_room(shape: ModelShape, gpus: int, gpu_bytes: float, workers: int) -> None:
     """With everything moved to the machine's memory that can be, as the peer did; without, it has not."""
-    engine = {"engines": gpus // workers, "tensor_parallel_size": workers, "gpu_memory_utilization": 0.6, "sleep": True}
+    engine = {
+        "engines": gpus // workers,
+        "tensor_parallel_size": workers,
+        "gpu_memory_utilization": 0.6,
+        "sleep": True,
+    }
     training = {"ranks": gpus, "zero_stage": 3, "gradient_checkpointing": True, "micro_batch_tokens": 4096}
     moved = training | {"offload": "parameters"}
-    assert list(shortages(*planned(gpus, gpu_bytes, shape=shape, engine=engine, training=moved))) == []
-    assert list(shortages(*planned(gpus, gpu_bytes, shape=shape, engine=engine, training=training)))
+    assert list(shortages(*planned(gpus, gpu_bytes, shape, engine=engine, training=moved))) == []
+    assert list(shortages(*planned(gpus, gpu_bytes, shape, engine=engine, training=training)))
 
 
 def test_an_engine_without_room_for_a_sequence_is_refused() -> None:

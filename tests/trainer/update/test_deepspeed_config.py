@@ -93,7 +93,9 @@ def test_what_is_passed_on_arrives_in_the_engine(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 def test_weights_are_split_before_deepspeed_moves_the_model_to_its_device(tmp_path: Path) -> None:
     """At stage 3: a model may be larger than the device."""
-    done = subprocess.run([sys.executable, "-c", SPLIT, str(make_tiny_model(tmp_path))], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SPLIT, str(make_tiny_model(tmp_path))], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     all_of_them, whole = map(int, done.stdout.splitlines()[-1].split())
     assert all_of_them > 1000 and whole == 0
