@@ -19,7 +19,7 @@ from launch.processes.cluster import connected
 from launch.processes.restarts import Restarts
 from launch.processes.watch import Watch
 from launch.task_scorer import TaskScorer
-from rewards.errors import RewardError
+from rewards.errors import RewardError, RewardLost
 from trainer import loop
 from trainer.ending import Result, Stop, Target
 from trainer.ports import Interrupted, Ports
@@ -57,7 +57,7 @@ class TrainingRun:
         self._display = display
         self._interruption = Interruption()
         self._identity = resume.identity(prepared)
-        self._scorer = TaskScorer(prepared.task, prepared.config.task.reward_workers)
+        self._scorer = TaskScorer(prepared.task, prepared.config.task.reward_workers, self._reward_lost)
 
     def run(self, begin: Checkpoint | None) -> int:
         """The exit status."""
@@ -97,6 +97,9 @@ class TrainingRun:
 
     def _lost(self, error: ProcessError) -> None:
         self._restarts.count(error, "All processes start again, from the latest checkpoint.")
+
+    def _reward_lost(self, error: RewardLost) -> None:
+        self._restarts.count(error, "It is asked once more, in another process.")
 
     def _attempt(self, begin: Checkpoint | None) -> Result:
         config, task, state = self._config, self._prepared.task, begin.record.state if begin else None

@@ -1,6 +1,6 @@
 """Scoring by the task, beside sampling."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from copy import deepcopy
@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 
 from generation.groups import Group
+from rewards.errors import RewardLost
 from rewards.task import Task
 from trainer.scored import ScoredGroup
 
@@ -23,11 +24,14 @@ class TaskScorer:
 
     Groups go to the threads in turn, so that with the same groups in the same order every reward function is asked
     the same, whatever comes when.
+
+    lost: told of a process that was lost, in a thread; unless it raises, the group is scored once more, in another
+    process. Without it that is an error like others.
     """
 
-    def __init__(self, task: Task, workers: int) -> None:
+    def __init__(self, task: Task, workers: int, lost: Callable[[RewardLost], None] | None = None) -> None:
         judges = [task.judge, *(deepcopy(task.judge) for _ in range(workers - 1))]
-        self._workers = [_Worker(replace(task, judge=judge)) for judge in judges]
+        self._workers = [_Worker(replace(task, judge=judge), lost) for judge in judges]
         self._turns = cycle(self._workers)
         self._begun: dict[int, tuple[Group, Future[ScoredGroup]]] = {}  # by the group's id, which stays its own so
 
@@ -53,8 +57,8 @@ class TaskScorer:
 class _Worker:
     """A thread that scores one group after another. It does not outlive the program, whatever its call waits for."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Task, lost: Callable[[RewardLost], None] | None) -> None:
+        self._task, self._lost = task, lost
         self._asked: SimpleQueue[tuple[Group, Future[ScoredGroup]] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name="scoring", daemon=True)
         self._thread.start()
@@ -72,10 +76,19 @@ class _Worker:
         while asked := self._asked.get():
             group, answer = asked
             try:
-                answer.set_result(_scored(self._task, group))
+                answer.set_result(self._score(group))
             except Exception as error:  # noqa: BLE001 - the owner gets it
                 answer.set_exception(error)
                 self._give_up(error)
+
+    def _score(self, group: Group) -> ScoredGroup:
+        try:
+            return _scored(self._task, group)
+        except RewardLost as error:
+            if self._lost is None:
+                raise
+            self._lost(error)
+            return _scored(self._task, group)
 
     def _give_up(self, error: Exception) -> None:
         """On what else was asked by now: it would fail as well, or come to nothing, because the run ends."""

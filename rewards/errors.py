@@ -10,3 +10,7 @@ class RewardError(RuntimeError):
 
     The run ends: training on would mean training on a made-up reward.
     """
+
+
+class RewardLost(RewardError):
+    """Its process ended, or did not answer in time: another one may be asked."""

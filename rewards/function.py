@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import LARGEST_REWARD
-from rewards.errors import RewardError, TaskError
+from rewards.errors import RewardError, RewardLost, TaskError
 from rewards.messages import Failure, Ready, Values
 from rewards.prompts import Prompt, TokenIds
 from rewards.walls import Walled
@@ -85,7 +85,8 @@ class RewardFunction:
     def __call__(
         self, prompt: Prompt, texts: Sequence[str], token_ids: Sequence[TokenIds], policy_version: int = 0
     ) -> Rewards:
-        """The reward of each text, all of them completions of `prompt`. Raises RewardError."""
+        """The reward of each text, all of them completions of `prompt`. Raises RewardError; RewardLost where the next
+        call starts another process."""
         walled, ready = self._start()
         arguments = _arguments(prompt, texts) | ({"model": self.spec} if self.is_model else {})
         if ready.accepted is not None:
@@ -105,9 +106,11 @@ class RewardFunction:
                 problem = f"did not return within {self.timeout:g} s and was ended"
                 remedy = "Make it faster, or raise task.reward_timeout."
                 walled.end()
+        error = self._error(problem, prompt, texts, remedy + _printed(walled))
         if walled.ended:
             self._started = None
-        raise self._error(problem, prompt, texts, remedy + _printed(walled))
+            raise RewardLost(str(error))
+        raise error
 
     def close(self) -> None:
         """End the process; the next call starts another."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from launch.errors import ProcessFailed, RemoteError
+from rewards.errors import RewardLost
 
 HOUR = 3600.0
 
@@ -41,7 +42,7 @@ class Restarts:
         """What was lost, in order."""
         return (*self._earlier, *(restart.why for restart in self._restarts))
 
-    def count(self, error: RemoteError, remedy: str) -> None:
+    def count(self, error: RemoteError | RewardLost, remedy: str) -> None:
         """Before each. remedy: what happens now. Raises RemoteError: there were too many."""
         now = self._clock()
         recent = [restart for restart in self._restarts if now - restart.at < HOUR]

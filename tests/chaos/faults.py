@@ -14,6 +14,9 @@ PHASES = (*STARTS, "sampling", "scoring", "updating", "syncing", "saving", "logg
 LONGEST_DELAY = 0.3
 """Seconds from the beginning of the phase, at most: about a step of the tiny model."""
 
+REPLACED = ("engine", "rank", "reward worker")
+"""Processes that a run goes on without."""
+
 GOES_ON = None
 """Among exit statuses: it has none, since the command does not end."""
 
@@ -33,17 +36,16 @@ class Kind:
 
 
 KINDS = (
-    *(Kind(deed, target, (GOES_ON,)) for target in ("engine", "rank") for deed in ("SIGKILL", "SIGSTOP", "SIGTERM")),
+    *(Kind(deed, target, (GOES_ON,)) for target in REPLACED for deed in ("SIGKILL", "SIGSTOP", "SIGTERM")),
     *(Kind(deed, target, (5,)) for target in ("raylet", "gcs_server") for deed in ("SIGKILL", "SIGSTOP")),
-    *(Kind("SIGTERM", target, (GOES_ON,)) for target in ("raylet", "gcs_server", "reward worker")),
-    *(Kind(deed, "reward worker", (1,)) for deed in ("SIGKILL", "SIGSTOP")),
+    *(Kind("SIGTERM", target, (GOES_ON,)) for target in ("raylet", "gcs_server")),
     Kind("SIGKILL", "driver", (-9,)),
     Kind("SIGSTOP for 12 s", "driver", (GOES_ON,)),
     Kind("SIGTERM", "driver", (5,)),
     *(Kind(deed, "process group", (5,)) for deed in ("SIGTERM", "SIGHUP", "SIGUSR1")),
     Kind("SIGKILL", "process group", (-9,)),
     Kind("full disk for 5 s", "", (GOES_ON,)),
-    Kind("frozen reward function", "", (1,)),
+    Kind("frozen reward function", "", (GOES_ON,)),
     Kind("reward function that raises", "", (1,)),
     Kind("failing tracker", "", (GOES_ON,)),
     Kind("damaged checkpoint, then SIGKILL", "driver", (-9,)),

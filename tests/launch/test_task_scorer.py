@@ -12,18 +12,18 @@ import pytest
 from configs.schema import TaskSettings
 from generation.groups import Group
 from launch.task_scorer import TaskScorer
-from rewards.errors import RewardError
+from rewards.errors import RewardError, RewardLost
 from rewards.task import Task, load_task
 from tests.fakes import completion
 
 
-def own(folder: Path, code: str, prompts: int) -> Task:
+def own(folder: Path, code: str, prompts: int, timeout: float = 30) -> Task:
     (folder / "data.jsonl").write_text(
         "".join(f"{json.dumps({'prompt': f'p{index}'})}\n" for index in range(prompts))
     )
     (folder / "rewards.py").write_text(code)
     settings = TaskSettings(
-        dataset=str(folder / "data.jsonl"), reward=(f"{folder / 'rewards.py'}:f",), reward_timeout=30
+        dataset=str(folder / "data.jsonl"), reward=(f"{folder / 'rewards.py'}:f",), reward_timeout=timeout
     )
     return load_task(settings, 0, tokenize=lambda messages: (1,))
 
@@ -84,6 +84,48 @@ def f(completions, **_):
     calls = (tmp_path / "rewards.py.calls").read_text().split()
     assert len(calls) == 2, "the others are not tried"
     assert scorer.score(asked[2:3])[0].rewards.tolist() == [0.0, 0.0]
+
+
+DIES = """
+import os, signal, time
+def f(completions, **_):
+    path = __file__ + ".times"
+    left = int(open(path).read())
+    open(path, "w").write(str(left - 1))
+    if left > 0:
+        {how}
+    return [0.5] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "time.sleep(60)"])
+def test_a_process_that_is_lost_is_replaced_and_asked_again_once(tmp_path: Path, how: str) -> None:
+    task = own(tmp_path, DIES.format(how=how), prompts=3, timeout=1)
+    times = tmp_path / "rewards.py.times"
+    told: list[str] = []
+    times.write_text("1")
+    scored = TaskScorer(task, 1, lambda error: told.append(str(error))).score(groups(task))
+    assert [one.rewards.tolist() for one in scored] == [[0.5, 0.5]] * 3
+    assert len(told) == 1
+    assert "signal 9" in told[0] or "did not return within 1 s" in told[0]
+    times.write_text("2")
+    with pytest.raises(RewardError):
+        TaskScorer(task, 1, lambda error: told.append(str(error))).score(groups(task)[:1])
+    assert len(told) == 2
+    times.write_text("1")
+    with pytest.raises(RewardError):
+        TaskScorer(task, 1).score(groups(task)[:1])
+
+
+def test_whoever_is_told_of_a_lost_process_may_end_it(tmp_path: Path) -> None:
+    task = own(tmp_path, DIES.format(how="os.abort()"), prompts=1)
+    (tmp_path / "rewards.py.times").write_text("1")
+
+    def too_often(error: RewardLost) -> None:
+        raise RuntimeError(f"too often: {error}")
+
+    with pytest.raises(RuntimeError, match="too often: reward function"):
+        TaskScorer(task, 1, too_often).score(groups(task))
 
 
 def test_closed_it_leaves_neither_thread_nor_process(tmp_path: Path) -> None:
