@@ -709,7 +709,7 @@ class RunSettings(Section):
         default=3,
         ge=0,
         le=MILLION,
-        description="Engines and processes of reward functions that are replaced, and times that all ranks start again "
+        description="Engines and reward functions' processes that are replaced, and times that all ranks start again "
         "from the latest checkpoint, because a process was lost, in an hour; one more ends the run.",
     )
 
