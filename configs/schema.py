@@ -233,7 +233,8 @@ class TaskSettings(Section):
         default=60.0,
         gt=0,
         le=WEEK,
-        description="Seconds one call of your reward function may take before the run ends.",
+        description="Seconds one call of your reward function may take. It is asked once more, in another process, "
+        "before the run ends.",
     )
     reward_workers: int = Field(
         default=1,
