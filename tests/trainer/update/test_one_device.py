@@ -1,8 +1,8 @@
 """Nothing of an update stays on the CPU: forward, objective and backward on a device that the CPU is not.
 
-torch's fake tensors know device and type without data, and refuse to mix devices. They are on the device "meta" in the
-place of "cuda", which torch builds without CUDA refuse even so, and attention is torch's own after the mask was made as
-for a GPU: what FlexAttention computes is in test_attention.py.
+torch's fake tensors know device and type without data, and refuse to mix devices. They are on the device "meta" in
+the place of "cuda", which torch builds without CUDA refuse even so, and attention is torch's own after the mask was
+made as for a GPU: what FlexAttention computes is in test_attention.py.
 """
 
 from typing import Any
