@@ -9,6 +9,7 @@ from configs.derived import derived
 from configs.loading import load
 from configs.schema import Config
 from launch.memory_plan import GIB, Hardware, Load, MemoryPlan, memory_plan
+from trainer.update.lora import adapter_size
 from trainer.update.model_shape import ModelShape, model_shape
 
 PAGE = Path(__file__).with_name("cluster.md")
@@ -18,6 +19,7 @@ RECIPES = Path(__file__).parents[1] / "configs" / "gpu"
 GPUS = {
     "qwen3-0.6b": (1, 80e9),
     "qwen3-4b": (1, 141e9),
+    "qwen3-8b-lora": (1, 80e9),
     "qwen3-8b": (8, 80e9),
     "qwen3-8b-shared": (8, 80e9),
     "qwen3-32b": (16, 80e9),
@@ -54,13 +56,25 @@ def shape(model: str) -> ModelShape:
     )
 
 
+def linear(of: ModelShape) -> dict[str, tuple[int, int]]:
+    """Shapes of its linear layers, by name."""
+    hidden, inner = of.hidden_size, of.intermediate_size
+    queries, keys = of.heads * of.head_dim, of.key_value_heads * of.head_dim
+    attention = {"q_proj": (queries, hidden), "k_proj": (keys, hidden), "v_proj": (keys, hidden)}
+    rest = {"o_proj": (hidden, queries), "gate_proj": (inner, hidden), "up_proj": (inner, hidden)}
+    layer = attention | rest | {"down_proj": (hidden, inner)}
+    return {f"layers.{index}.{name}": sizes for index in range(of.layers) for name, sizes in layer.items()}
+
+
 def planned(recipe: str) -> tuple[MemoryPlan, Config]:
     """The recipe's plan on the GPUs that it is for, and its configuration with what follows from them."""
     gpus, gpu_bytes = GPUS[recipe]
     config = derived(load(RECIPES / f"{recipe}.yaml"), gpus)
     assert config.engine.max_model_len is not None
     load_ = Load(config.engine.max_model_len, config.training.micro_batch_tokens, bytes_per_node=None)
-    return memory_plan(config, shape(config.model.path), Hardware("bfloat16", gpus, gpu_bytes), load_), config
+    of = shape(config.model.path)
+    adapter = adapter_size(linear(of), config.training)
+    return memory_plan(config, of, Hardware("bfloat16", gpus, gpu_bytes), load_, adapter=adapter), config
 
 
 def written(page: str) -> str:
