@@ -6,6 +6,7 @@ from typing import Literal
 from configs.schema import WithoutBest
 from rewards.prompts import SAME_REWARD
 from trainer.scored import ScoredGroup
+from trainer.signal.spread import moved
 
 Kind = Literal["learning", "solved", "collapsed", "floor"]
 
@@ -17,6 +18,9 @@ CROWDED_SHARE = 0.5
 
 NO_ANSWER_SHARE = 0.25
 """Of the samples, from which on a group without a right answer is led to answer at all."""
+
+MOVED_SHARE = 0.1
+"""Of the samples that spreading would move, from which on it is worth an update."""
 
 NEW_SHARE = 0.05
 """Of the samples that must be answers seen once, for the same temperature to bring new ones."""
@@ -62,14 +66,16 @@ def can_spread(scored: ScoredGroup, kind: Kind, best_reward: float, mode: Withou
 def needs_spread(scored: ScoredGroup, misses: int) -> bool:
     """Whether a group that can spread does: one answer crowds out the others, or too many completions are no answer,
     or no right one has come too often. Otherwise the next samples may hold a right one as things are; and a group
-    that is led nowhere in particular must not drown the lessons of those with a right answer.
+    that is led nowhere in particular must not drown the lessons of those with a right answer. After many misses
+    little is enough, but nothing is nothing: Adam makes a whole step of whatever gradient there is, so groups that
+    are spread already would lead the policy anywhere.
 
     misses: rollouts in a row, before this one, in which the prompt had no right answer.
     """
     samples, n = scored.samples_of_answer, scored.group.num_generations
     crowded = max(samples.values()) >= CROWDED_SHARE * n
     scattered = n - sum(samples.values()) >= NO_ANSWER_SHARE * n
-    return crowded or scattered or misses >= MANY_MISSES
+    return crowded or scattered or (misses >= MANY_MISSES and moved(scored) >= MOVED_SHARE)
 
 
 def narrow(scored: ScoredGroup, kind: Kind, best_reward: float) -> bool:

@@ -21,10 +21,23 @@ def spread(scored: ScoredGroup) -> NDArray[np.float64]:
     others gain in proportion, so that a right one, if it is among the reachable, turns up. Divided by the standard
     deviation where that is above 1, as rewards are.
     """
-    said, counts = scored.answers, scored.group.counts
+    advantages = _led(scored)
+    std = float(np.sqrt(np.average(advantages**2, weights=scored.group.counts)))
+    return advantages / max(1.0, std)
+
+
+def moved(scored: ScoredGroup) -> float:
+    """Share of the samples, 0 to 1, that would be another answer, or one, if the policy were what `spread` leads to:
+    the total variation between them."""
+    return float(np.average(np.abs(_led(scored)), weights=scored.group.counts)) / 2
+
+
+def _led(scored: ScoredGroup) -> NDArray[np.float64]:
+    """[completions] u / p - 1."""
+    said = scored.answers
     share = dict.fromkeys(said, 0.0)
     reward = dict.fromkeys(said, 0.0)
-    for answer, count, verdict in zip(said, counts, scored.verdicts, strict=True):
+    for answer, count, verdict in zip(said, scored.group.counts, scored.verdicts, strict=True):
         share[answer] += count / scored.group.num_generations
         reward[answer] = verdict.reward
     given = [answer for answer in share if answer is not None]
@@ -32,11 +45,7 @@ def spread(scored: ScoredGroup) -> NDArray[np.float64]:
     closer = [answer for answer in given if reward[answer] >= mean]
     wanted = closer if len(closer) >= 1 / LARGEST_SHARE else given
     target = _capped({answer: share[answer] for answer in wanted})
-    advantages = np.array(
-        [(0.0 if answer is None else target.get(answer, 0.0)) / share[answer] - 1 for answer in said]
-    )
-    std = float(np.sqrt(np.average(advantages**2, weights=counts)))
-    return advantages / max(1.0, std)
+    return np.array([(0.0 if answer is None else target.get(answer, 0.0)) / share[answer] - 1 for answer in said])
 
 
 def _capped(shares: Mapping[str, float]) -> dict[str, float]:
