@@ -21,6 +21,12 @@ LIMIT = 20.0
 REMOVE = 10.0
 """Seconds for the folder to be gone."""
 
+LINGER = 10.0
+"""Seconds in which what is left of Ray in an owner that goes on, or a process that was not seen while it was started,
+may write there once more."""
+
+LOOK = 0.5
+
 
 def clear(folder: str) -> None:
     """Kills the processes of the session, and removes its folder."""
@@ -52,6 +58,19 @@ def _processes(folder: str) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-if __name__ == "__main__":
+def watch(folder: str) -> None:
+    """Until the standard input ends, and until its owner has ended too, or `LINGER` is over."""
+    owner = os.getppid()
     sys.stdin.buffer.read()
-    clear(sys.argv[1])
+    clear(folder)
+    os.close(sys.stdout.fileno())  # tells the owner that it may go on
+    deadline = time.monotonic() + LINGER
+    last = False
+    while not last and time.monotonic() < deadline:
+        last = os.getppid() != owner
+        time.sleep(LOOK)
+        clear(folder)
+
+
+if __name__ == "__main__":
+    watch(sys.argv[1])

@@ -1,13 +1,14 @@
 """The processes of a Ray of our own and their folder: gone with the process that started them, whatever ends it."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from configs.errors import ConfigError
@@ -37,7 +38,7 @@ def session() -> Iterator[Path]:
         watching = subprocess.Popen(
             [sys.executable, "-I", "-S", guard.__file__, str(private)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
             env={name: value for name, value in os.environ.items() if name != MARK},
@@ -47,10 +48,11 @@ def session() -> Iterator[Path]:
         yield private
     finally:
         guard.clear(str(private))
-        assert watching.stdin is not None
+        assert watching.stdin is not None and watching.stdout is not None
         watching.stdin.close()
-        with suppress(subprocess.TimeoutExpired):  # then it goes on by itself
-            watching.wait(guard.LIMIT)
+        select.select([watching.stdout], [], [], guard.LIMIT)  # until it has cleared, too; then it goes on by itself
+        watching.stdout.close()
+        threading.Thread(target=watching.wait, daemon=True).start()
 
 
 @contextmanager

@@ -76,6 +76,19 @@ def test_leaving_kills_what_was_started_and_removes_the_folder() -> None:
     unmarked.wait()
 
 
+def test_what_is_written_there_afterwards_goes_too() -> None:
+    """By what is left of Ray in the owner, or a process that was just being started."""
+    with session() as folder:
+        pass
+    assert not folder.exists()
+    (folder / "ray").mkdir(parents=True)
+    with environment({MARK: str(folder)}):
+        process = subprocess.Popen(SLEEP, stdout=subprocess.PIPE)
+    assert process.wait(5) == -signal.SIGKILL
+    until(lambda: not folder.exists(), 5)
+    until(lambda: not guards_of(folder))
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_nothing_outlives_an_owner_that_is_killed(stopped: bool) -> None:
     owner = subprocess.Popen(
