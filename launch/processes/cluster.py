@@ -37,6 +37,9 @@ ALIVE = GcsNodeInfo.GcsNodeState.Value("ALIVE")
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0
 """That a cluster has to accept a connection, and to answer."""
 
+TRIES = 4
+"""To start a Ray of our own."""
+
 SHUTDOWN_SECONDS = 10.0
 """That Ray has to end. What is left of a Ray of our own is killed then."""
 
@@ -122,9 +125,9 @@ def _ours(config: Config) -> Iterator[None]:
 
 
 def _start(config: Config, folder: Path) -> None:
-    """Starts Ray; a second time if it fails, as it does where the machine is so busy that its own limits of half a
-    minute are too short."""
-    for last in (False, True):
+    """Starts Ray; again if it fails, as it does where the machine is so busy that its own limits of half a minute are
+    too short."""
+    for left in reversed(range(TRIES)):
         # Ray waits for some of its parts without a limit. They end, and with them the wait.
         limit = threading.Timer(config.cluster.start_timeout, guard.kill, [str(folder)])
         limit.daemon = True
@@ -133,7 +136,7 @@ def _start(config: Config, folder: Path) -> None:
             _init(config, folder)
             return
         except Exception as error:  # it is what Ray raises
-            if last or not limit.is_alive():
+            if not left or not limit.is_alive():
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise RemoteError(
                     f"While starting Ray: it did not start ({reason}). The machine may be too busy, or out of memory "
