@@ -50,7 +50,9 @@ def session() -> Iterator[Path]:
         guard.clear(str(private))
         assert watching.stdin is not None and watching.stdout is not None
         watching.stdin.close()
-        select.select([watching.stdout], [], [], guard.LIMIT)  # until it has cleared, too; then it goes on by itself
+        cleared = select.poll()
+        cleared.register(watching.stdout)
+        cleared.poll(guard.LIMIT * 1000)  # until it has cleared, too; then it goes on by itself
         watching.stdout.close()
         threading.Thread(target=watching.wait, daemon=True).start()
 
