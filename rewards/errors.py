@@ -8,7 +8,7 @@ class TaskError(ValueError):
 class RewardError(RuntimeError):
     """A user's reward function that fails: its name, the input (shortened), and what to do.
 
-    The run ends: training on would mean training on a made-up reward.
+    The run ends (of `RewardLost`, the second time): training on would mean training on a made-up reward.
     """
 
 

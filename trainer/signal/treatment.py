@@ -33,7 +33,8 @@ class Treated:
 
     rollout: that it came of. scored: with all that was sampled, and nothing else. lesson: what it is trained on, None
         where the treatment is `skip`.
-    can_spread: it is trained on to spread, now or after more misses. narrow: the same samples would come again.
+    can_spread: it is trained on to spread, now or if that is worth it later. narrow: the same samples would come
+        again.
     missed: it holds no right answer.
     next_size: samples of the prompt's next group.
     """
